@@ -1,0 +1,213 @@
+"""The curriculum: which sequences each step trains on. Pure arithmetic: no files, no clock, no torch.
+
+The curriculum is an ordered list of entries; the entry that covers a step, and the place in it, follow from the
+entries alone. A checkpoint is an offset into this list, and the lineage at step N is a hash over all that came before.
+
+Steps are counted from 1: after step s the run has done s optimizer steps. `done` is a number of steps already done, so
+the step about to be taken is `done + 1`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The local steps [start, stop) of training on one prepared data file.
+
+    Attributes:
+        file_id: the data file, for people; not part of the lineage.
+        data_digest: digest of the prepared data.
+        sequences: number of sequences in it.
+        recipe: canonical JSON of the settings frozen when the entry began; hashed as these very characters.
+        start, stop: range of local steps.
+    """
+
+    file_id: int
+    data_digest: str
+    sequences: int
+    recipe: str
+    start: int
+    stop: int
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The recipe, parsed."""
+        return json.loads(self.recipe)
+
+    @property
+    def steps(self) -> int:
+        """Steps in the range."""
+        return self.stop - self.start
+
+    @property
+    def length(self) -> int:
+        """Steps the whole file takes."""
+        return full_length(self.sequences, self.settings["train_batch_size"], self.settings["epochs"])
+
+    def key(self) -> tuple[str, str, int]:
+        """What two ranges of the same training have in common."""
+        return (self.data_digest, self.recipe, self.file_id)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a number of done steps lies: in entry `index`, before its local step `local`."""
+
+    index: int
+    local: int
+
+
+def full_length(sequences: int, train_batch_size: int, epochs: int) -> int:
+    """Steps for `epochs` passes over `sequences`; an epoch's last step takes what is left: no row is dropped."""
+    return epochs * -(-sequences // train_batch_size)
+
+
+def whole(file_id: int, data_digest: str, sequences: int, recipe: str) -> Entry:
+    """The entry that trains all of a prepared file."""
+    entry = Entry(file_id, data_digest, sequences, recipe, 0, 0)
+    return replace(entry, stop=entry.length)
+
+
+def total_steps(entries: Iterable[Entry]) -> int:
+    """Steps of the whole curriculum."""
+    return sum(entry.steps for entry in entries)
+
+
+def normalised(entries: Iterable[Entry]) -> list[Entry]:
+    """Without empty ranges, and with adjacent ranges of one entry merged, so that equal training has one spelling."""
+    result: list[Entry] = []
+    for entry in entries:
+        if entry.steps <= 0:
+            continue
+        if result and result[-1].key() == entry.key() and result[-1].stop == entry.start:
+            result[-1] = replace(result[-1], stop=entry.stop)
+        else:
+            result.append(entry)
+    return result
+
+
+def cut(entries: Sequence[Entry], done: int) -> list[Entry]:
+    """The curriculum up to and with step `done`.
+
+    Raises:
+        ValueError: there are fewer steps.
+    """
+    result: list[Entry] = []
+    left = done
+    for entry in entries:
+        if left <= 0:
+            break
+        result.append(replace(entry, stop=entry.start + min(entry.steps, left)))
+        left -= entry.steps
+    if left > 0:
+        raise ValueError(f"the curriculum has {total_steps(entries)} steps, not {done}")
+    return normalised(result)
+
+
+def lineage(root: str, entries: Sequence[Entry], done: int) -> str:
+    """Hash chain over the root's digest and the curriculum cut at `done`: 64 hexadecimal digits.
+
+    Only what decides the weights goes in: digest of the data, recipe and range; no names, ids or times.
+    """
+    digest = root
+    for entry in cut(entries, done):
+        link = [digest, entry.data_digest, entry.recipe, entry.start, entry.stop]
+        digest = hashlib.sha256(json.dumps(link, ensure_ascii=False).encode()).hexdigest()
+    return digest
+
+
+def place(entries: Sequence[Entry], done: int) -> Place | None:
+    """Where the step after `done` steps is; None when the curriculum is done."""
+    before = 0
+    for index, entry in enumerate(entries):
+        if done < before + entry.steps:
+            return Place(index, entry.start + done - before)
+        before += entry.steps
+    return None
+
+
+def first_step(entries: Sequence[Entry], index: int) -> int:
+    """Steps done before entry `index` begins."""
+    return total_steps(entries[:index])
+
+
+def order(seed: int, data_digest: str, epoch: int, sequences: int) -> np.ndarray:
+    """Order of the sequences in one epoch: a permutation of range(sequences), int64.
+
+    Sorts by a 64-bit hash of the position (the splitmix64 finaliser, Steele et al., "Fast splittable pseudorandom
+    number generators", OOPSLA 2014). A library's generator would be shorter, but none promises the same permutation
+    in its next release, and the order is part of the lineage.
+    """
+    key = hashlib.sha256(f"{seed}/{data_digest}/{epoch}".encode()).digest()
+    x = np.arange(1, sequences + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.frombuffer(key[:8], "<u8")[0]
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.argsort(x ^ (x >> np.uint64(31)), kind="stable")
+
+
+_cached_order = lru_cache(maxsize=2)(order)
+
+
+def step_sequences(seed: int, entry: Entry, local: int) -> np.ndarray:
+    """The sequences, as positions in the prepared data, that local step `local` of `entry` trains on."""
+    batch = entry.settings["train_batch_size"]
+    per_epoch = -(-entry.sequences // batch)
+    epoch, within = divmod(local, per_epoch)
+    return _cached_order(seed, entry.data_digest, epoch, entry.sequences)[within * batch : (within + 1) * batch]
+
+
+def cells(
+    sequences: Sequence[int] | np.ndarray, size: int, rank: int = 0, world: int = 1
+) -> list[tuple[int, list[int]]]:
+    """The cells of a step that process `rank` of `world` trains on: (number of the cell in the step, its sequences).
+
+    Cells are cut before they are dealt out, so that a cell, and the randomness that hangs on its number, is the same
+    for any number of processes.
+    """
+    every = [[int(s) for s in sequences[at : at + size]] for at in range(0, len(sequences), size)]
+    return [(number, cell) for number, cell in enumerate(every) if number % world == rank]
+
+
+def schedule_origin(entries: Sequence[Entry], index: int) -> int:
+    """Steps done when the learning-rate schedule of entry `index` began: 0, or the start of the last entry that resets.
+
+    An entry with `carry_optimizer` false begins with fresh moments and a new warm-up; ranges of one file count once.
+    """
+    for at in range(index, -1, -1):
+        entry = entries[at]
+        continues = at > 0 and entries[at - 1].key() == entry.key() and entries[at - 1].stop == entry.start
+        if not entry.settings["carry_optimizer"] and not continues:
+            return first_step(entries, at)
+    return 0
+
+
+def to_record(entries: Sequence[Entry]) -> dict[str, Any]:
+    """The curriculum as JSON for a checkpoint; a recipe that many entries share is written once."""
+    recipes = list(dict.fromkeys(entry.recipe for entry in entries))
+    number = {recipe: at for at, recipe in enumerate(recipes)}
+    return {
+        "recipes": recipes,
+        "entries": [[e.file_id, e.data_digest, e.sequences, number[e.recipe], e.start, e.stop] for e in entries],
+    }
+
+
+def from_record(record: dict[str, Any]) -> list[Entry]:
+    """The reverse of `to_record`.
+
+    Raises:
+        ValueError: the record is not one.
+    """
+    try:
+        recipes = record["recipes"]
+        return [Entry(f, d, n, recipes[r], start, stop) for f, d, n, r, start, stop in record["entries"]]
+    except (KeyError, TypeError, IndexError) as error:
+        raise ValueError(f"no curriculum: {error}") from None
