@@ -1,0 +1,217 @@
+"""What the benchmarks share: small models, real text as prepared data, the real trainer in this process, reports."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import sqlite3
+import statistics
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+# Before any Hugging Face library is imported: nothing here needs the network.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import numpy as np
+import torch
+
+from nightschool import durable
+from nightschool.demo import base as demo
+from nightschool.intake.packing import Packed
+from nightschool.intake.prepared import PreparedWriter, write_meta
+from nightschool.ledger import Arrival, Ledger
+from nightschool.settings import load_settings, render_default_toml
+from nightschool.training.stopping import Stop
+from nightschool.training.trainer import Trainer
+from nightschool.workspace import Layout
+
+REPOSITORY = Path(__file__).parents[1]
+OUT = REPOSITORY / "out" / "benchmarks"
+EOS = 258
+PACKAGES = ("nightschool", "torch", "transformers", "peft", "accelerate", "safetensors", "pyarrow", "numpy")
+
+
+def parser(name: str, about: str) -> argparse.ArgumentParser:
+    """The options that every benchmark takes."""
+    made = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=about)
+    made.add_argument("--quick", action="store_true", help="fewer and shorter rounds: to see that it works")
+    made.add_argument("--threads", type=int, default=1, help="torch's CPU threads (default 1)")
+    made.add_argument("--out", type=Path, default=OUT, help="folder for NAME.json, and for scratch files meanwhile")
+    return made
+
+
+@contextmanager
+def scratch(out: Path) -> Iterator[Path]:
+    """A folder on the disk that `out` is on (a system's /tmp may be memory), removed afterwards."""
+    folder = out / f"scratch-{os.getpid()}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def make_base(folder: Path, hidden: int, layers: int, seed: int = 0) -> Path:
+    """Save a byte-level Llama with random weights, of the demo's shape but for its size, and return the folder."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = demo.make_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=len(tokenizer), hidden_size=hidden, intermediate_size=3 * hidden, num_hidden_layers=layers,
+                num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=2048, tie_word_embeddings=False,
+                pad_token_id=256, bos_token_id=257, eos_token_id=EOS,
+            )  # fmt: skip
+        )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def byte_ids(tokenizer: Any, text: str) -> np.ndarray:
+    """A text as int32 token ids, without special tokens."""
+    return np.array(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int32)
+
+
+def workspace(root: Path, base: Path, threads: int, **sections: dict[str, Any]) -> Layout:
+    """A workspace that saves only when a benchmark asks, unless `sections` say otherwise."""
+    layout = Layout(root)
+    layout.create()
+    values: dict[str, dict[str, Any]] = {
+        "model": {"name": str(base), "device": "cpu"},
+        "numerics": {"threads": threads},
+        "checkpoints": {"save_steps": 10**9, "save_minutes": 1e6, "save_total_limit": 2},
+    }
+    for section, content in sections.items():
+        values[section] = {**values.get(section, {}), **content}
+    layout.settings_file.write_text(render_default_toml(values), encoding="utf-8")
+    Ledger.create(layout.ledger).close()
+    return layout
+
+
+def add_file(layout: Layout, name: str, sequences: Iterable[Packed], **options: Any) -> None:
+    """Put a file of prepared data into the queue, as intake leaves it."""
+    settings = load_settings(layout.settings_file)
+    folder = layout.prepared / name
+    folder.mkdir()
+    with PreparedWriter(folder) as writer:
+        for one in sequences:
+            writer.write(one)
+    write_meta(folder, {"recipe": {"v": 1, **settings.data_recipe()}, "data_digest": writer.data_digest})
+    durable.seal(folder)
+    with Ledger.open(layout.ledger) as ledger:
+        (number,) = ledger.files.arrive([Arrival(name=name, source=f"/dropped/{name}", options=options)])
+        ledger.files.archived(number, sha256=name, bytes=writer.tokens, archive=f"archive/{name}")
+        ledger.files.prepared_as(
+            number, name, shape="text", rows_good=writer.sequences, rows_bad=0, tokens=writer.tokens,
+            label_tokens=writer.label_tokens, sequences=writer.sequences, data_digest=writer.data_digest,
+        )  # fmt: skip
+
+
+class Turns(Stop):
+    """Lets a benchmark take turns with the trainer: the trainer asks before every step whether it shall stop.
+
+    `plan` is a generator. Each `yield` in it lets the trainer take one step; when it ends, the trainer stops.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plan: Iterator[None] = iter(())
+
+    def is_set(self) -> bool:
+        """Go on in the plan, to its next step or to its end."""
+        if not super().is_set() and next(self.plan, self) is self:
+            self.set("the benchmark is over")
+        return super().is_set()
+
+
+def run_trainer(layout: Layout, plan: Callable[[Trainer], Generator[None]]) -> None:
+    """Run the real trainer, ledger and all, in this process, along a plan (see `Turns`)."""
+    turns = Turns()
+    lock = durable.Lock(layout.trainer_lock, "the trainer")
+    lock.acquire()
+    try:
+        with Ledger.open(layout.ledger) as ledger:
+            trainer = Trainer(layout, load_settings(layout.settings_file), ledger, lock, turns)
+            try:
+                turns.plan = plan(trainer)
+                trainer.run()
+            finally:
+                trainer.close()
+    finally:
+        lock.release()
+
+
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Median, quartiles, and the values themselves."""
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
+    return {"median": statistics.median(values), "low": low, "high": high, "n": len(values), "values": list(values)}
+
+
+def shown(found: dict[str, Any], digits: int = 3, scale: float = 1.0) -> str:
+    """A spread as `median (lower quartile–upper quartile)`."""
+    low, median, high = (f"{found[key] * scale:.{digits}f}" for key in ("low", "median", "high"))
+    return f"{median} ({low}–{high})"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table, aligned."""
+    lines = [list(head), *(list(row) for row in rows)]
+    widths = [max(len(line[at]) for line in lines) for at in range(len(head))]
+    padded = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines]
+    padded.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(padded)
+
+
+def machine() -> dict[str, Any]:
+    """Where and with what this was measured."""
+    names = {}
+    for package in PACKAGES:
+        names[package] = version(package)
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "sqlite": sqlite3.sqlite_version,
+        "load_before": round(os.getloadavg()[0], 2),
+        "threads": torch.get_num_threads(),
+        "versions": names,
+    }
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def heading(where: dict[str, Any]) -> str:
+    """Machine, versions and date in two lines."""
+    versions = ", ".join(f"{name} {number}" for name, number in where["versions"].items())
+    return (
+        f"{where['date']} · {where['processor']}, {where['cores']} cores, {where['memory_gb']} GB · torch threads: "
+        f"{where['threads']} · load when it began: {where['load_before']}\n"
+        f"Python {where['python']}, SQLite {where['sqlite']}, {versions}"
+    )
+
+
+def write(out: Path, name: str, result: dict[str, Any]) -> Path:
+    """Write the result as JSON and return its path."""
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"{name}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return path

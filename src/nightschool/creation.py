@@ -1,0 +1,80 @@
+"""Making a workspace. `nightschool.toml` is written last: a folder without it is no workspace yet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nightschool import basemodel, durable
+from nightschool.errors import ModelError, WorkspaceError
+from nightschool.ledger import Ledger
+from nightschool.settings import load_settings, parse_settings, render_default_toml
+from nightschool.workspace import SETTINGS_NAME, Layout
+
+
+def create(folder: Path, model: str, settings: Mapping[str, Mapping[str, Any]]) -> Layout:
+    """Make a workspace in `folder`; see `Workspace.create`. Nothing is made unless all is well."""
+    root = folder.expanduser().absolute()
+    layout = Layout(root)
+    _must_be_free(layout)
+    model_settings = dict(settings.get("model", {}))
+    base = check_model(model, model_settings.get("revision"))
+    # A folder is named in full: the settings are read from another place than this command was typed in.
+    name = str(base) if Path(model).expanduser().is_dir() else model
+    values = {section: dict(content) for section, content in settings.items()}
+    values["model"] = {"name": name, **model_settings}
+    parse_settings(values, "settings")
+
+    durable.make_dirs(root)
+    layout.create()
+    if not layout.ledger.exists():
+        Ledger.create(layout.ledger).close()
+    durable.write_file(layout.settings_file, render_default_toml(values))
+    load_settings(layout.settings_file)
+    return layout
+
+
+def _must_be_free(layout: Layout) -> None:
+    root = layout.root
+    if layout.settings_file.exists():
+        raise WorkspaceError(f"{root} is a workspace already. Use it, or name another folder.")
+    if root.exists() and not root.is_dir():
+        raise WorkspaceError(f"{root} is a file. Name a folder that is empty or not there yet.")
+    for above in root.parents:
+        if (above / SETTINGS_NAME).is_file():
+            raise WorkspaceError(f"{root} lies inside the workspace {above}. Name a folder outside of it.")
+    # An `init` that was cut off leaves empty folders and an empty ledger, and may be done again.
+    mine = {layout.ledger, layout.ledger.with_name(f"{layout.ledger.name}-journal")}
+    if root.is_dir():
+        for path in root.rglob("*"):
+            known = path in mine or (path.parent == root and path.name.startswith(".tmp-"))
+            if not path.is_dir() and not known:
+                raise WorkspaceError(
+                    f"{root} is not empty: it holds {path.relative_to(root)}. Name a folder that is empty or not there yet."
+                )
+    if layout.ledger.exists() and layout.ledger.stat().st_size:
+        with Ledger.open(layout.ledger) as ledger:
+            if any(ledger.files.counts().values()):
+                raise WorkspaceError(
+                    f"{root} holds the remains of a workspace: {layout.ledger.relative_to(root)} lists files, but "
+                    f"{SETTINGS_NAME} is missing. Put {SETTINGS_NAME} back, or name another folder."
+                )
+
+
+def check_model(name: str, revision: str | None = None) -> Path:
+    """The folder of a base model that has all it takes.
+
+    Raises:
+        ModelError: it is not there, or lacks its configuration, weights or tokenizer.
+    """
+    folder = basemodel.resolve(name, revision)
+    files = [path.name for path in basemodel.model_files(folder)]
+    if not any(name.endswith((".safetensors", ".bin")) for name in files):
+        raise ModelError(f"{folder} holds no weights (*.safetensors). Save the base model there, or name another one.")
+    if not basemodel.tokenizer_files(folder):
+        raise ModelError(
+            f"{folder} holds no tokenizer (tokenizer.json or tokenizer.model). Save the tokenizer beside the model, "
+            "with `tokenizer.save_pretrained(...)`."
+        )
+    return folder

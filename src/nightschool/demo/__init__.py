@@ -1,0 +1,1 @@
+"""`nightschool demo`: the whole machine on real text, with nothing downloaded."""

@@ -1,0 +1,201 @@
+"""The demo's story: make a base, drop three files, kill the machine in the middle, go on, compare the bits.
+
+Everything goes through the same commands a user types, in processes of their own; this one imports no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nightschool.demo import corpus
+from nightschool.errors import NightschoolError
+from nightschool.ledger import Ledger
+from nightschool.settings import render_default_toml
+from nightschool.workspace import Layout
+
+MARKER = ".nightschool-demo"
+BASE_STEPS = 240
+SHARES = {"1-monday.jsonl": 0.45, "2-tuesday.jsonl": 0.2, "3-wednesday.jsonl": 0.35}
+KILLED_FILE = 1
+SETTINGS = {
+    "training": {
+        "train_batch_size": 8,
+        "micro_batch_size": 8,
+        "learning_rate": 5e-3,
+        "warmup_steps": 10,
+    },
+    "lora": {"r": 32, "lora_alpha": 32, "lora_dropout": 0.05},
+    "data": {"max_length": 256},
+    "inbox": {"settle_seconds": 0.5, "rescan_seconds": 0.5},
+    "checkpoints": {"save_steps": 25},
+}
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Story:
+    """What happened. Losses are those of steps 1, 2, …; `killed_at` is the step that was in progress."""
+
+    losses: list[float]
+    boundaries: list[int]
+    files: list[str]
+    killed_at: int
+    resumed_at: int
+    equal: bool
+    seconds: float
+    workspace: Path
+    differences: list[str] = field(default_factory=list)
+
+
+def tell(folder: Path, say: Say) -> Story:
+    """Run the whole demo in `folder`, which is made anew.
+
+    Raises:
+        NightschoolError: the folder holds something else, or a part of the demo failed.
+    """
+    began = time.monotonic()
+    _make_folder(folder)
+    say(f"1. Making a small base model from Python's own source code ({BASE_STEPS} steps, no download) …")
+    base = folder / "base"
+    _run([sys.executable, "-m", "nightschool.demo.base", str(base), "--steps", str(BASE_STEPS), "--threads", "2"])
+
+    killed, undisturbed = (_make_workspace(folder / name, base) for name in ("my-model", "undisturbed"))
+    drop = _write_files(folder / "files")
+    say(f"2. Dropping {len(drop)} files of Python's documentation into {killed.inbox} …")
+    for layout in (killed, undisturbed):
+        for path in drop:
+            shutil.copy(path, layout.inbox / path.name)
+    say("3. Training. A second machine trains on the same files undisturbed, to compare with.")
+    other = _start(undisturbed)
+    first = _start(killed)
+    killed_at = _wait_for_the_middle(killed, first)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    say(f"4. kill -9 at step {killed_at}, in the middle of {list(SHARES)[KILLED_FILE]}: no warning, no clean-up.")
+    second = _start(killed)
+    for process, layout in ((second, killed), (other, undisturbed)):
+        if process.wait() != 0:
+            raise NightschoolError(f"The run in {layout.root} failed; see {layout.log_file} and {_output(layout)}.")
+    resumed_at = _resumed_at(killed)
+    say(f"5. Started again: it went on from checkpoint-{resumed_at} and did the lost steps again.")
+    losses, boundaries, files = _curve(killed)
+    differences = compare(killed, undisturbed)
+    return Story(
+        losses, boundaries, files, killed_at, resumed_at, not differences, time.monotonic() - began, killed.root,
+        differences,
+    )  # fmt: skip
+
+
+def compare(one: Layout, other: Layout) -> list[str]:
+    """What differs between the newest checkpoints of two workspaces; empty when adapter and optimizer are equal bits.
+
+    The adapter's file is compared byte for byte. The optimizer's file is a zip; its tensors are compared by the
+    digests that were taken when it was written.
+    """
+    (step, here), (other_step, there) = one.checkpoints()[-1], other.checkpoints()[-1]
+    if step != other_step:
+        return [f"one is at step {step}, the other at step {other_step}"]
+    differences = []
+    weights = [hashlib.sha256((path / "adapter_model.safetensors").read_bytes()).digest() for path in (here, there)]
+    if weights[0] != weights[1]:
+        differences.append("the adapters differ")
+    records = [json.loads((path / "nightschool.json").read_text(encoding="utf-8")) for path in (here, there)]
+    if records[0]["digests"]["optimizer"] != records[1]["digests"]["optimizer"]:
+        differences.append("the optimizers' moments differ")
+    if records[0]["lineage"] != records[1]["lineage"]:
+        differences.append("the lineages differ")
+    return differences
+
+
+def _make_folder(folder: Path) -> None:
+    if folder.exists():
+        if any(folder.iterdir()) and not (folder / MARKER).exists():
+            raise NightschoolError(f"{folder} is no earlier demo. Name another folder: nightschool demo DIR.")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    (folder / MARKER).touch()
+
+
+def _make_workspace(root: Path, base: Path) -> Layout:
+    layout = Layout(root.resolve())
+    layout.create()
+    values = {"model": {"name": str(base.resolve())}, **SETTINGS}
+    layout.settings_file.write_text(render_default_toml(values), encoding="utf-8")
+    Ledger.create(layout.ledger).close()
+    return layout
+
+
+def _write_files(folder: Path) -> list[Path]:
+    folder.mkdir()
+    passages = corpus.passages()
+    paths, begin = [], 0.0
+    for name, share in SHARES.items():
+        end = begin + share
+        corpus.write_rows(folder / name, passages[int(begin * len(passages)) : int(end * len(passages))])
+        paths.append(folder / name)
+        begin = end
+    return paths
+
+
+def _output(layout: Layout) -> Path:
+    return layout.state / "run.out"
+
+
+def _start(layout: Layout) -> subprocess.Popen[bytes]:
+    """A machine in a process group of its own, so that one signal reaches all of it."""
+    with _output(layout).open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "nightschool", "-C", str(layout.root), "run", "--until-idle"],
+            stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+
+
+def _wait_for_the_middle(layout: Layout, process: subprocess.Popen[bytes]) -> int:
+    """Wait until the second file is half done and some steps are not in any checkpoint."""
+    with Ledger.open(layout.ledger) as ledger:
+        while process.poll() is None:
+            trainer = ledger.machine.get("trainer") or {}
+            entries = ledger.entries.all()
+            if len(entries) > KILLED_FILE:
+                begin = sum(entry.stop - entry.start for entry in entries[:KILLED_FILE])
+                steps = entries[KILLED_FILE].stop - entries[KILLED_FILE].start
+                step = int(trainer.get("step") or 0)
+                if begin + steps * 0.4 <= step < begin + steps:
+                    return step + 1
+            time.sleep(0.05)
+    raise NightschoolError(f"The run in {layout.root} ended early; see {layout.log_file} and {_output(layout)}.")
+
+
+def _resumed_at(layout: Layout) -> int:
+    with Ledger.open(layout.ledger) as ledger:
+        resumed = ledger.events.of_kind("resumed")
+    if not resumed:
+        raise NightschoolError(f"The run in {layout.root} did not resume; see {layout.log_file}.")
+    return int(resumed[-1].fields["step"])
+
+
+def _curve(layout: Layout) -> tuple[list[float], list[int], list[str]]:
+    with Ledger.open(layout.ledger) as ledger:
+        losses = [row.loss for page in ledger.steps.losses() for row in page]
+        ends, total = [], 0
+        for entry in ledger.entries.all():
+            total += entry.stop - entry.start
+            ends.append(total)
+        files = [ledger.files.get(entry.file_id).name for entry in ledger.entries.all()]
+    return losses, ends[:-1], files
+
+
+def _run(command: Sequence[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise NightschoolError(f"`{' '.join(command)}` failed:\n{done.stderr[-2000:]}")

@@ -1,0 +1,55 @@
+"""The only part of nightschool that makes bytes durable: atomic files, sealed folders, locks.
+
+Every function returns only when what it did survives a power cut, and raises StorageError, in plain words and with the
+system's errno, when the disk refuses. All changes go through one replaceable object, `effects.Effects`.
+"""
+
+from nightschool.durable.effects import Effects, use
+from nightschool.durable.files import (
+    Copied,
+    NotRegular,
+    SourceChanged,
+    copy_file,
+    link_or_copy,
+    make_dirs,
+    remove_file,
+    replace_file,
+    write_file,
+)
+from nightschool.durable.folders import (
+    MANIFEST,
+    Manifest,
+    check,
+    publish,
+    read_manifest,
+    remove_tree,
+    seal,
+    staging,
+    sweep,
+)
+from nightschool.durable.lock import Lock, holder
+
+__all__ = [
+    "MANIFEST",
+    "Copied",
+    "Effects",
+    "Lock",
+    "Manifest",
+    "NotRegular",
+    "SourceChanged",
+    "check",
+    "copy_file",
+    "holder",
+    "link_or_copy",
+    "make_dirs",
+    "publish",
+    "read_manifest",
+    "remove_file",
+    "remove_tree",
+    "replace_file",
+    "seal",
+    "staging",
+    "sweep",
+    "use",
+    "write_file",
+]

@@ -1,0 +1,249 @@
+"""Taking a file in: from the inbox to the archive, byte for byte, or to `duplicate`.
+
+    1 copy       the bytes, durable, to `.nightschool/incoming/taken/<number>`
+    2 record     the ledger names the place in the archive (or the file that has the same bytes)
+    3 archive    that place is linked to the bytes
+    4 clear      the inbox file goes, if it is still the one that was copied
+    5 forget     `taken/<number>` goes
+
+A crash leaves `taken/<number>` behind as the sign of what is unfinished, and each step finds out whether it was done.
+Files handed over by `add` lie in `incoming/` already: they are renamed instead of copied.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import logging
+import os
+import signal
+import stat
+from pathlib import Path
+from typing import Literal
+
+from nightschool import durable
+from nightschool.errors import StorageError
+from nightschool.intake import rejected
+from nightschool.intake.watch import Stamp, stamp
+from nightschool.ledger.files import FileRow
+from nightschool.ledger.ledger import Ledger
+from nightschool.logs import escape
+from nightschool.workspace import Layout
+
+log = logging.getLogger(__name__)
+
+Outcome = Literal["archived", "duplicate", "rejected", "later"]
+
+
+def take(layout: Layout, ledger: Ledger, row: FileRow, today: str) -> Outcome:
+    """Take in an `arrived` file.
+
+    Args:
+        layout: the workspace.
+        ledger: its ledger.
+        row: the file.
+        today: YYYY-MM-DD, the archive's folder for files taken now.
+
+    Returns:
+        `later` if the file is still being written to; it stays `arrived`.
+
+    Raises:
+        StorageError: the disk refuses. Nothing is lost; the same call goes on where this one ended.
+    """
+    staged = _staged(layout, row.id)
+    before: Stamp | None = None
+    if not staged.exists():
+        found = _stage(layout, Path(row.source), staged)
+        if isinstance(found, str):
+            if found == "later":
+                return "later"
+            log.warning("%s was refused: %s", escape(row.name), found)
+            rejected.reject(layout, ledger, row, found)
+            return "rejected"
+        before = found
+    with staged.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        size = os.fstat(file.fileno()).st_size
+    twin = None if row.options.get("again") else ledger.files.find_learnable_duplicate(digest, row.id)
+    if twin is not None:
+        other = ledger.files.get(twin)
+        text = f"it has the same bytes as {other.name} (file {other.id})"
+        with ledger.transaction():
+            ledger.files.duplicate(row.id, twin, text)
+            ledger.events.add("file_duplicate", f"{row.name}: {text}", file=row.id, of=twin)
+        log.info("%s is skipped: %s; `nightschool add --again` trains it", escape(row.name), escape(text))
+    else:
+        place = _free_place(layout, row, today)
+        with ledger.transaction():
+            ledger.files.archived(row.id, digest, size, place)
+            ledger.events.add("file_archived", f"{row.name} is in {place}", file=row.id, bytes=size)
+        log.info("%s is in %s (%d bytes)", escape(row.name), escape(place), size)
+    _finish(layout, ledger, ledger.files.get(row.id), digest, before)
+    return "duplicate" if twin is not None else "archived"
+
+
+def recover(layout: Layout, ledger: Ledger) -> int:
+    """Finish what a crash interrupted after the ledger knew of it; returns how many files that were.
+
+    To be called, with the intake lock held, before the inbox is looked at and before anything is taken or prepared.
+    """
+    folder = _staged(layout, 0).parent
+    durable.sweep(folder)
+    done = 0
+    for path in sorted(folder.glob("[0-9]*")):
+        try:
+            row = ledger.files.get(int(path.name))
+        except KeyError:
+            # A ledger from a backup does not know it. The bytes stay, for a person to decide.
+            log.warning("%s belongs to no file in the ledger; it was left alone", path)
+            continue
+        if row.state != "arrived":
+            _finish(layout, ledger, row, _digest(path), None)
+            done += 1
+    for row in ledger.files.each("rejected"):
+        rejected.finish(layout, ledger, row)
+    return done
+
+
+def _staged(layout: Layout, number: int) -> Path:
+    # A folder of its own: what others are still writing into `incoming` must not be swept.
+    return layout.incoming / "taken" / str(number)
+
+
+def _stage(layout: Layout, source: Path, staged: Path) -> Stamp | str:
+    """Step 1. The stamp of the file that was copied; or "later", or the reason why it can never be copied."""
+    try:
+        found = source.lstat()
+    except FileNotFoundError:
+        return "it was removed from the inbox before it could be taken"
+    except NotADirectoryError:
+        return "it was removed from the inbox before it could be taken"
+    if not stat.S_ISREG(found.st_mode):
+        return "it is not a plain file (a link, a folder, a pipe or a device); nothing was read or followed"
+    if not os.access(source, os.R_OK):
+        return "it cannot be read: permission denied"
+    durable.make_dirs(staged.parent)
+    if source.parent == layout.incoming:
+        durable.replace_file(source, staged)
+        return stamp(staged.lstat())
+    if not os.access(source.parent, os.W_OK | os.X_OK):
+        raise StorageError(
+            f"Files cannot be taken out of {escape(source.parent)}: permission denied. Give this user the right to "
+            "write to the folder.",
+            errno.EACCES,
+        )
+    if _held_open_for_writing(source):
+        return "later"
+    try:
+        durable.copy_file(source, staged)
+    except durable.SourceChanged:
+        return "later"
+    except durable.NotRegular as error:
+        return str(error)
+    except StorageError as error:
+        if error.errno == errno.ENOENT and not os.path.lexists(source):
+            return "it was removed from the inbox before it could be taken"
+        if error.errno in (errno.EIO, errno.EACCES) and (words := _unreadable(source)):
+            return words
+        raise
+    # Between the first look and the copy the name may have been given to another file.
+    if stamp(found) != _stamp_of(source):
+        durable.remove_file(staged)
+        return "later"
+    return stamp(found)
+
+
+def _finish(layout: Layout, ledger: Ledger, row: FileRow, digest: str, before: Stamp | None) -> None:
+    """Steps 3 to 5, for a file that the ledger has as archived (or further), or as a duplicate."""
+    staged = _staged(layout, row.id)
+    holder = ledger.files.get(row.duplicate_of) if row.state == "duplicate" and row.duplicate_of else row
+    # A duplicate's bytes must be in the archive under the other name; should they have vanished there, here they are.
+    if holder.archive is not None and holder.sha256 == digest:
+        place = layout.root / holder.archive
+        if os.path.lexists(place):
+            if holder.id == row.id and not _same(place, staged, digest):
+                other = _free_place(layout, row, Path(holder.archive).parts[1])
+                ledger.files.archived(row.id, digest, staged.stat().st_size, other)
+                durable.link_or_copy(staged, layout.root / other)
+        else:
+            durable.make_dirs(place.parent)
+            durable.link_or_copy(staged, place)
+    _clear(layout, Path(row.source), digest, before)
+    durable.remove_file(staged)
+
+
+def _clear(layout: Layout, source: Path, digest: str, before: Stamp | None) -> None:
+    """Step 4. Without `before`, after a crash, the bytes decide whether it is still the file that was copied."""
+    now = _stamp_of(source)
+    if now is None or source.parent == layout.incoming:
+        return
+    if before is None:
+        try:
+            if _digest(source) != digest or _stamp_of(source) != now:
+                return
+        except OSError:
+            return
+    elif now != before:
+        return
+    durable.remove_file(source)
+
+
+def _free_place(layout: Layout, row: FileRow, today: str) -> str:
+    """A name in the archive that nothing has, relative to the workspace."""
+    folder = layout.archive / today
+    # Only the last part counts, whatever a caller passed as the name.
+    for name in rejected.names(Path(row.name).name or "file", row.id):
+        if not os.path.lexists(folder / name):
+            return f"{layout.archive.name}/{today}/{name}"
+    raise AssertionError("unreachable: there are names without end")
+
+
+def _same(place: Path, staged: Path, digest: str) -> bool:
+    return not place.is_symlink() and place.is_file() and (place.samefile(staged) or _digest(place) == digest)
+
+
+def _stamp_of(path: Path) -> Stamp | None:
+    try:
+        found = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return stamp(found) if stat.S_ISREG(found.st_mode) else None
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _unreadable(source: Path) -> str | None:
+    """Tell trouble with the dropped file from trouble with the workspace's disk."""
+    try:
+        _digest(source)
+    except OSError as error:
+        return f"it cannot be read: {error.strerror}"
+    return None
+
+
+def _held_open_for_writing(source: Path) -> bool:
+    """True if a process has the file open for writing; False where that cannot be told.
+
+    The kernel grants a read lease only on a file without writers. Not every file system or owner may ask for one.
+    """
+    try:
+        descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        # Whoever opens the file while the lease is held makes the kernel send a signal. The usual one, SIGIO, would
+        # end this process; SIGURG is ignored.
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except BlockingIOError:
+        return True
+    except (OSError, AttributeError):
+        return False
+    finally:
+        os.close(descriptor)
+    return False

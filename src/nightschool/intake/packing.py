@@ -1,0 +1,101 @@
+"""From encoded rows to sequences of at most `max_length` tokens. Masks are computed before, and travel with their tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nightschool.intake.tokenise import Encoded
+
+if TYPE_CHECKING:
+    import numpy as np
+
+BLOCK_ROWS = 1000
+BLOCK_TOKENS = 1 << 21
+"""Rows are packed in blocks of at most this size (the last row may go beyond), so memory does not grow with the file."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What the model sees: int32 `ids`, int8 `train`, and for each part in it its length and the index of its row."""
+
+    ids: np.ndarray
+    train: np.ndarray
+    lengths: np.ndarray
+    rows: np.ndarray
+
+
+def blocks(rows: Iterator[Encoded]) -> Iterator[list[Encoded]]:
+    """Group rows into blocks for packing. Where a block ends depends on the rows alone."""
+    block: list[Encoded] = []
+    tokens = 0
+    for row in rows:
+        block.append(row)
+        tokens += len(row.ids)
+        if len(block) >= BLOCK_ROWS or tokens >= BLOCK_TOKENS:
+            yield block
+            block, tokens = [], 0
+    if block:
+        yield block
+
+
+def sequences(block: Sequence[Encoded], max_length: int, packing: bool) -> list[Packed]:
+    """Turn a block into sequences; rows over `max_length` are split. No token is left out.
+
+    Without `packing` every row, or piece of a split one, is a sequence of its own, in the order of the rows.
+    The first token of each part is never learned: nothing before it belongs to the same text.
+    """
+    return _packed(block, max_length) if packing else list(_plain(block, max_length))
+
+
+def _plain(block: Sequence[Encoded], max_length: int) -> Iterator[Packed]:
+    import numpy as np
+
+    for row in block:
+        for start in range(0, len(row.ids), max_length):
+            ids, train = row.ids[start : start + max_length], row.train[start : start + max_length].copy()
+            train[0] = 0
+            lengths, rows = np.array([len(ids)], np.int32), np.array([row.number - 1], np.int32)
+            yield Packed(ids, train, lengths, rows)
+
+
+def _packed(block: Sequence[Encoded], max_length: int) -> list[Packed]:
+    import datasets
+    import numpy as np
+    import pyarrow as pa
+    from datasets.table import InMemoryTable
+    from trl import pack_dataset
+
+    lengths = np.array([len(row.ids) for row in block], np.int64)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
+    columns = {
+        "ids": np.concatenate([row.ids for row in block]),
+        "train": np.concatenate([row.train for row in block]),
+        # Packing moves whole columns; to carry the row's index, every token gets it.
+        "rows": np.repeat(np.array([row.number - 1 for row in block], np.int32), lengths),
+    }
+    table = pa.table({name: pa.ListArray.from_arrays(offsets, pa.array(values)) for name, values in columns.items()})
+    bars = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        packed = pack_dataset(
+            datasets.Dataset(InMemoryTable(table)),
+            max_length,
+            strategy="bfd_split",
+            map_kwargs={"batch_size": len(block), "keep_in_memory": True},
+        )
+    finally:
+        if not bars:
+            datasets.enable_progress_bars()
+    result: list[Packed] = []
+    data = packed.data.table
+    ids, train, rows, parts = (data.column(name) for name in ("ids", "train", "rows", "seq_lengths"))
+    for index in range(len(data)):
+        lengths = parts[index].values.to_numpy().astype(np.int32)
+        starts = np.cumsum(lengths) - lengths
+        mask = train[index].values.to_numpy().astype(np.int8, copy=True)
+        mask[starts] = 0
+        numbers = rows[index].values.to_numpy()[starts].astype(np.int32)
+        result.append(Packed(ids[index].values.to_numpy().astype(np.int32), mask, lengths, numbers))
+    return result

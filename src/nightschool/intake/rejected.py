@@ -1,0 +1,196 @@
+"""The folder `rejected/`: what could not be used, each beside NAME.why.txt, and rows that could not in NAME.bad-rows.jsonl.
+
+Everything here can be done again after a crash and gives the same names: what is there already with the same content is
+taken as done, and nothing of someone else's is overwritten.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from nightschool import durable
+from nightschool.errors import StorageError
+from nightschool.intake.rows import BadRow
+from nightschool.ledger.files import FileRow
+from nightschool.ledger.ledger import Ledger
+from nightschool.logs import escape
+from nightschool.workspace import Layout
+
+WHY, BAD_ROWS = ".why.txt", ".bad-rows.jsonl"
+MOST_BYTES = 64 << 20
+"""Size of a bad-rows file, at most: a file of nothing but noise is in `rejected/` itself."""
+
+
+def names(name: str, number: int) -> Iterator[str]:
+    """Names to try for a file: its own, then with its number in the ledger, then with a count behind that."""
+    path = Path(name)
+    yield name
+    yield f"{path.stem}-{number}{path.suffix}"
+    for count in itertools.count(2):
+        yield f"{path.stem}-{number}-{count}{path.suffix}"
+
+
+def why(row: FileRow, reason: str, where: str) -> str:
+    """The text of NAME.why.txt. The same for the same file and reason, so that it can be recognised."""
+    return (
+        f"{escape(row.name)} was not learned.\n\n"
+        f"Why: {escape(reason)}\n\n"
+        f"The file: {where}\n"
+        "What to do: put it right and drop it into inbox/ again. Nothing was learned from it.\n\n"
+        f"(file {row.id}, arrived {row.arrived_at}{f', SHA-256 {row.sha256}' if row.sha256 else ''})\n"
+    )
+
+
+class BadRows:
+    """Collects the bad rows of one file on disk, and what the reasons were."""
+
+    def __init__(self, layout: Layout, number: int) -> None:
+        layout.tmp.mkdir(parents=True, exist_ok=True)
+        self.path = layout.tmp / f"bad-rows-{number}{BAD_ROWS}"
+        self._file = self.path.open("w", encoding="utf-8", newline="\n")
+        self._left_out = 0
+        self._bytes = 0
+        self._reasons: dict[str, list[int]] = {}
+        self._details: dict[str, str] = {}
+        self._counts: dict[str, int] = {}
+        self.count = 0
+
+    def add(self, row: BadRow) -> None:
+        """Take note of a bad row."""
+        self.count += 1
+        # Reasons are few by design; should a library's words ever get into one, the rest count as one kind.
+        reason = row.reason if row.reason in self._counts or len(self._counts) < 50 else "other reasons"
+        self._counts[reason] = self._counts.get(reason, 0) + 1
+        lines = self._reasons.setdefault(reason, [])
+        if len(lines) < 5:
+            lines.append(row.number)
+            self._details.setdefault(reason, row.detail)
+        line = json.dumps({"line": row.number, "reason": str(row), "row": row.preview}, ensure_ascii=False) + "\n"
+        if self._bytes + 3 * len(line) > MOST_BYTES:
+            self._left_out += 1
+            return
+        self._bytes += len(line.encode("utf-8", "backslashreplace"))
+        self._file.write(line.encode("utf-8", "backslashreplace").decode())
+
+    def close(self) -> None:
+        """Write what waits."""
+        if not self._file.closed:
+            if self._left_out:
+                self._file.write(json.dumps({"left_out": self._left_out}) + "\n")
+            self._file.close()
+
+    def summary(self) -> str:
+        """The reasons, the most frequent first, with the first lines they were found in."""
+        parts = []
+        for reason, count in sorted(self._counts.items(), key=lambda item: (-item[1], item[0]))[:5]:
+            lines = self._reasons[reason]
+            where = ("line " if count == 1 else "lines ") + ", ".join(map(str, lines))
+            detail = f": {self._details[reason]}" if self._details.get(reason) else ""
+            parts.append(f"{reason}{detail} ({where}{f' and {count - len(lines)} more' if count > len(lines) else ''})")
+        return "; ".join(parts)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        self.path.unlink(missing_ok=True)
+
+
+def keep_bad_rows(layout: Layout, row: FileRow, bad: BadRows) -> str | None:
+    """Put the bad rows of a file that is used otherwise into `rejected/`; the name of the file there."""
+    if not bad.count:
+        return None
+    bad.close()
+    place = _place(layout, row, {BAD_ROWS: _sha256(bad.path)})
+    _put(bad.path, layout.rejected / (place + BAD_ROWS))
+    return place + BAD_ROWS
+
+
+def reject(layout: Layout, ledger: Ledger, row: FileRow, reason: str, bad: BadRows | None = None) -> None:
+    """Refuse a file: say why in `rejected/` and in the ledger, then move its archived bytes there.
+
+    After a crash in between, doing it again, or `finish`, leads to the same end.
+    """
+    text = why(row, reason, _where(row))
+    wanted = {WHY: hashlib.sha256(text.encode()).hexdigest()}
+    if bad is not None and bad.count:
+        bad.close()
+        wanted[BAD_ROWS] = _sha256(bad.path)
+    place = _place(layout, row, wanted)
+    if bad is not None and bad.count:
+        _put(bad.path, layout.rejected / (place + BAD_ROWS))
+    durable.write_file(layout.rejected / (place + WHY), text)
+    rows_bad = bad.count if bad is not None else None
+    with ledger.transaction():
+        ledger.files.reject(row.id, reason, **({} if rows_bad is None else {"rows_bad": rows_bad}))
+        ledger.events.add("file_rejected", f"{row.name}: {reason}", file=row.id)
+    finish(layout, ledger, ledger.files.get(row.id))
+
+
+def finish(layout: Layout, ledger: Ledger, row: FileRow) -> None:
+    """Move the archived bytes of a rejected file to `rejected/`, if that is still to be done."""
+    if row.state != "rejected" or row.archive is None or not row.archive.startswith("archive/"):
+        return
+    archived = layout.root / row.archive
+    text = why(row, row.reason or "", _where(row))
+    place = _place(layout, row, {WHY: hashlib.sha256(text.encode()).hexdigest()})
+    target = layout.rejected / place
+    if archived.exists():
+        if not (layout.rejected / (place + WHY)).exists():
+            durable.write_file(layout.rejected / (place + WHY), text)
+        if not target.exists():
+            durable.link_or_copy(archived, target)
+        durable.remove_file(archived)
+    if target.exists():
+        ledger.files.reject(row.id, row.reason or "", archive=f"{layout.rejected.name}/{place}")
+
+
+def _where(row: FileRow) -> str:
+    if row.archive is None:
+        return f"it was left where it is, {escape(row.source)}"
+    return "it lies beside this text, byte for byte as it was dropped"
+
+
+def _place(layout: Layout, row: FileRow, wanted: dict[str, str]) -> str:
+    """The first name under which everything wanted (ending to SHA-256) is free, or is there with just that content."""
+    durable.make_dirs(layout.rejected)
+    for name in names(row.name, row.id):
+        own = {**wanted, "": row.sha256 or ""}
+        if all(_free_or_same(layout.rejected / (name + ending), digest) for ending, digest in own.items()):
+            return name
+    raise AssertionError("unreachable: there are names without end")
+
+
+def _free_or_same(path: Path, digest: str) -> bool:
+    if not os.path.lexists(path):
+        return True
+    return path.is_file() and not path.is_symlink() and _sha256(path) == digest
+
+
+def _put(source: Path, target: Path) -> None:
+    if target.exists():
+        source.unlink(missing_ok=True)
+        return
+    try:
+        durable.replace_file(source, target)
+    except StorageError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        durable.copy_file(source, target)
+        source.unlink(missing_ok=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,217 @@
+"""One guarded SQLite connection: how the ledger is locked, how it commits, and how its failures are said.
+
+The rules, and what each one is for:
+
+* `journal_mode=TRUNCATE, synchronous=FULL`: a commit that has returned survives a power cut. DELETE mode does not
+  sync the folder after it removes the journal; WAL is avoided because of a corruption bug in widespread SQLite
+  versions.
+* every write runs in `BEGIN IMMEDIATE`: the lock is taken before anything is read, so two writers wait for each other
+  instead of one of them failing half-way.
+* every read fetches all of its rows and lets go of the lock before it returns; what may be long is read page by page.
+  With a rollback journal a reader who keeps a cursor open delays every commit of the trainer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from nightschool.errors import StorageError
+from nightschool.ledger.problems import damaged, explain
+
+BUSY_SECONDS = 30.0
+"""How long a statement waits for another process before it fails."""
+
+BEGIN = "BEGIN IMMEDIATE"
+"""How every change begins: with the lock, or not at all."""
+
+PAGE = 500
+"""Rows in a page unless the caller says otherwise."""
+
+PAGE_LIMIT = 10_000
+"""The most rows a single read may fetch: the lock is held while they are fetched."""
+
+
+class Database:
+    """A connection to one existing ledger file. Threads may share it: they take turns.
+
+    Not to be used on both sides of a fork; a child process opens its own.
+    """
+
+    def __init__(self, path: Path, clock: Callable[[], datetime], *, may_create: bool = False) -> None:
+        """Connect to `path`. Raises StorageError where the file cannot be opened or is no database."""
+        self.path = Path(path).absolute()
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._pid = os.getpid()
+        self._depth = 0
+        self._doomed = False
+        mode = "rwc" if may_create else "rw"
+        with self._errors():
+            self._connection = sqlite3.connect(
+                f"{self.path.as_uri()}?mode={mode}",
+                uri=True,
+                timeout=BUSY_SECONDS,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+        try:
+            with self._errors():
+                self._connection.execute("PRAGMA synchronous=FULL")
+                mode = self._connection.execute("PRAGMA journal_mode=TRUNCATE").fetchone()[0]
+                if mode != "truncate":
+                    raise StorageError(
+                        f"{self.path} is in SQLite journal mode {mode!r} and cannot be switched to 'truncate', the "
+                        "only one whose commits nightschool trusts. Close every other program that has the file open."
+                    )
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def close(self) -> None:
+        """Close the connection. Whatever was not committed is gone."""
+        with self._lock:
+            self._connection.close()
+
+    def now(self) -> str:
+        """The present time as UTC ISO 8601 with milliseconds, from the clock that was passed in."""
+        return self._clock().astimezone(UTC).isoformat(timespec="milliseconds")
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Everything inside is committed together, or not at all. Inside another `transaction()` it joins that one.
+
+        Where an inner block fails the whole transaction is lost, even if somebody swallows the exception on the way
+        out: the outermost block then raises StorageError instead of committing one half.
+        """
+        with self._lock:
+            self._guard()
+            if self._depth:
+                yield from self._inner()
+            else:
+                yield from self._outermost()
+
+    def rows(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[tuple[Any, ...]]:
+        """Fetch every row of a query. The read lock is gone when this returns."""
+        with self._lock, self._errors():
+            self._guard()
+            return self._connection.execute(sql, parameters).fetchall()
+
+    def row(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> tuple[Any, ...] | None:
+        """Fetch the first row of a query that is limited to one, or None."""
+        found = self.rows(sql, parameters)
+        return found[0] if found else None
+
+    def value(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
+        """Fetch the single value of a query that always gives one row."""
+        return self.rows(sql, parameters)[0][0]
+
+    def write(self, sql: str, parameters: Sequence[Any] = ()) -> sqlite3.Cursor:
+        """Run one writing statement in a transaction; the cursor tells `lastrowid` and `rowcount`."""
+        with self.transaction(), self._errors():
+            return self._connection.execute(sql, parameters)
+
+    def write_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Run one writing statement for many rows in a transaction."""
+        with self.transaction(), self._errors():
+            self._connection.executemany(sql, rows)
+
+    def _outermost(self) -> Iterator[None]:
+        with self._errors():
+            if self._connection.in_transaction:  # the disk failed even while the one before was undone
+                self._connection.execute("ROLLBACK")
+            self._connection.execute(BEGIN)
+        self._depth, self._doomed = 1, False
+        try:
+            yield
+            if self._doomed or not self._connection.in_transaction:
+                raise StorageError(f"A change to {self.path} failed half-way; all of it was undone.")
+            with self._errors():
+                self._connection.execute("COMMIT")
+        except BaseException:
+            self._rollback()
+            raise
+        finally:
+            self._depth = 0
+
+    def _inner(self) -> Iterator[None]:
+        # SQLite itself gives up the whole transaction on a full disk; going on would commit statement by statement.
+        if self._doomed or not self._connection.in_transaction:
+            raise StorageError(
+                f"An earlier part of this change to {self.path} failed; nothing more is written with it."
+            )
+        self._depth += 1
+        try:
+            yield
+        except BaseException:
+            self._doomed = True
+            raise
+        finally:
+            self._depth -= 1
+
+    def _rollback(self) -> None:
+        if self._connection.in_transaction:
+            # What led here is being reported already; if this fails too, the next transaction tries it again.
+            with suppress(sqlite3.Error):
+                self._connection.execute("ROLLBACK")
+
+    def _guard(self) -> None:
+        if os.getpid() != self._pid:
+            raise RuntimeError("this ledger was opened before a fork; open it again in the child process")
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn SQLite's exceptions into ours. Those that are a mistake in the code stay what they are."""
+        try:
+            yield
+        except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
+            raise
+        except sqlite3.DatabaseError as error:
+            raise explain(error, self.path) from error
+        except UnicodeDecodeError as error:  # a message of SQLite's that quotes damaged content
+            raise damaged(self.path, str(error)) from error
+
+
+def utc_now() -> datetime:
+    """The clock used unless a test passes its own."""
+    return datetime.now(UTC)
+
+
+def encode(value: Any) -> str:
+    """A value as JSON text. Paths become strings, and so do NaN and infinities, which JSON cannot hold."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=os.fspath)
+    except ValueError:
+        return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=os.fspath)
+
+
+def decode(text: str, path: Path, what: str) -> Any:
+    """The value that `encode` stored. Raises StorageError where the text is not JSON: then the file is damaged."""
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError) as error:
+        raise damaged(path, f"{what} cannot be read ({error})") from error
+
+
+def page_size(limit: int) -> int:
+    """Check the number of rows asked for in a single read. Raises ValueError where it would hold the lock for long."""
+    if not 0 < limit <= PAGE_LIMIT:
+        raise ValueError(f"a page holds 1 to {PAGE_LIMIT} rows, not {limit}; read page by page")
+    return limit
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if value - value == 0 else str(value)
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,72 @@
+"""What happened, one line for people and fields for programs. Rows are only ever added."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from nightschool.ledger.database import PAGE, Database, decode, encode, page_size
+
+SCHEMA = (
+    """CREATE TABLE events (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT NOT NULL, kind TEXT NOT NULL, text TEXT NOT NULL,
+        fields TEXT NOT NULL)""",
+    "CREATE INDEX events_kind ON events (kind, id)",
+)
+
+_COLUMNS = "id, at, kind, text, fields"
+
+
+@dataclass(frozen=True, slots=True)
+class EventRow:
+    """Something that happened. `at` is UTC ISO 8601 and for reading only: the order is that of `id`."""
+
+    id: int
+    at: str
+    kind: str
+    text: str
+    fields: dict[str, Any]
+
+
+class Events:
+    """The table `events`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, kind: str, text: str, /, **fields: Any) -> int:
+        """Add an event and return its id. `fields` are JSON values or paths; NaN and infinities become text."""
+        return _id(
+            self._database.write(
+                "INSERT INTO events (at, kind, text, fields) VALUES (?, ?, ?, ?)",
+                (self._database.now(), kind, text, encode(fields)),
+            ).lastrowid
+        )
+
+    def since(self, id: int = 0, limit: int = PAGE) -> list[EventRow]:
+        """The events after the one with this id, in order; at most `limit` of them."""
+        rows = self._database.rows(
+            f"SELECT {_COLUMNS} FROM events WHERE id > ? ORDER BY id LIMIT ?", (id, page_size(limit))
+        )
+        return self._from_sql(rows)
+
+    def latest(self, limit: int = PAGE) -> list[EventRow]:
+        """The newest `limit` events, oldest of them first."""
+        rows = self._database.rows(f"SELECT {_COLUMNS} FROM events ORDER BY id DESC LIMIT ?", (page_size(limit),))
+        return self._from_sql(rows[::-1])
+
+    def of_kind(self, kind: str, limit: int = PAGE) -> list[EventRow]:
+        """The newest `limit` events of one kind, oldest of them first."""
+        rows = self._database.rows(
+            f"SELECT {_COLUMNS} FROM events WHERE kind = ? ORDER BY id DESC LIMIT ?", (kind, page_size(limit))
+        )
+        return self._from_sql(rows[::-1])
+
+    def _from_sql(self, rows: list[tuple[Any, ...]]) -> list[EventRow]:
+        path = self._database.path
+        return [EventRow(row[0], row[1], row[2], row[3], decode(row[4], path, f"event {row[0]}")) for row in rows]
+
+
+def _id(lastrowid: int | None) -> int:
+    assert lastrowid is not None  # an INSERT always has one
+    return lastrowid

@@ -1,0 +1,293 @@
+"""What was dropped, and how far each file has come: the queue and the history of files.
+
+    arrived -> archived -> ready -> training -> trained -> learned          duplicate   rejected   set_aside
+
+`arrived`: seen, its bytes still where they were dropped. `archived`: kept byte for byte. `ready`: tokenised.
+`training`: has an entry. `trained`: its last step is done. `learned`: a checkpoint holds its last step. The others
+end there, with a reason.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from nightschool.errors import DataError
+from nightschool.ledger.database import PAGE, Database, decode, encode, page_size
+from nightschool.ledger.order import natural_key
+
+HIGH, NORMAL, LOW = 0, 1, 2
+"""Priorities: a lower number goes first."""
+
+State = Literal["arrived", "archived", "ready", "training", "trained", "learned", "duplicate", "rejected", "set_aside"]
+STATES: tuple[State, ...] = get_args(State)
+
+SCHEMA = (
+    """CREATE TABLE files (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, sha256 TEXT, bytes INTEGER, priority INTEGER NOT NULL,
+        batch INTEGER NOT NULL, sort_key TEXT NOT NULL, source TEXT NOT NULL, archive TEXT, options TEXT NOT NULL,
+        state TEXT NOT NULL, reason TEXT, shape TEXT, rows_good INTEGER, rows_bad INTEGER, tokens INTEGER,
+        label_tokens INTEGER, sequences INTEGER, prepared TEXT, data_digest TEXT, duplicate_of INTEGER,
+        arrived_at TEXT NOT NULL, learned_at TEXT)""",
+    # The first waiting file must be found among any number of learned ones: only waiting files are in this index.
+    """CREATE INDEX files_queue ON files (priority, batch, sort_key, id)
+        WHERE state IN ('arrived', 'archived', 'ready')""",
+    "CREATE INDEX files_stage ON files (state, priority, batch, sort_key, id)",
+    "CREATE INDEX files_state ON files (state, id)",
+    "CREATE INDEX files_sha256 ON files (sha256)",
+    "CREATE INDEX files_source ON files (source) WHERE state = 'arrived'",
+)
+
+_COLUMNS = (
+    "id, name, sha256, bytes, priority, batch, sort_key, source, archive, options, state, reason, shape, rows_good, "
+    "rows_bad, tokens, label_tokens, sequences, prepared, data_digest, duplicate_of, arrived_at, learned_at"
+)
+_QUEUE_ORDER = "ORDER BY priority, batch, sort_key, id"
+# Word for word the condition of the index, or SQLite does not use it.
+_WAITING = "state IN ('arrived', 'archived', 'ready')"
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A file to take in: its name for people, the absolute path its bytes are at, its priority and its own settings."""
+
+    name: str
+    source: str | os.PathLike[str]
+    priority: int = NORMAL
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class FileRow:
+    """One file. What a later stage finds out is None until then.
+
+    `batch` numbers the arrivals, `source` is the absolute path of the bytes until they are archived, `archive` their
+    path relative to the workspace from then on, `prepared` the name of the folder with the tokens. Times are UTC ISO
+    8601.
+    """
+
+    id: int
+    name: str
+    sha256: str | None
+    bytes: int | None
+    priority: int
+    batch: int
+    sort_key: str
+    source: str
+    archive: str | None
+    options: dict[str, Any]
+    state: State
+    reason: str | None
+    shape: str | None
+    rows_good: int | None
+    rows_bad: int | None
+    tokens: int | None
+    label_tokens: int | None
+    sequences: int | None
+    prepared: str | None
+    data_digest: str | None
+    duplicate_of: int | None
+    arrived_at: str
+    learned_at: str | None
+
+
+class Files:
+    """The table `files`.
+
+    The methods that move a file on raise ValueError where it is not in a state that leads there, and KeyError where
+    there is no such file; asked for the state that a file is in already, they change nothing but what they were
+    given.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def arrive(self, arrivals: Sequence[Arrival]) -> list[int]:
+        """Take in files that came together, as one batch in one transaction; the ids of the new ones, in their order.
+
+        A path that waits as `arrived` already is skipped. Raises DataError for a name or path that is not Unicode,
+        before anything is written.
+        """
+        if not arrivals:
+            return []
+        for arrival in arrivals:
+            _check(arrival)
+        # In name order, so that ids do not depend on the order in which a folder happened to be read.
+        keyed = [(natural_key(arrival.name), os.fspath(arrival.source), arrival) for arrival in arrivals]
+        keyed.sort(key=lambda item: item[:2])
+        with self._database.transaction():
+            last, batch = self._database.row("SELECT id, batch FROM files ORDER BY id DESC LIMIT 1") or (0, 0)
+            now = self._database.now()
+            self._database.write_many(
+                "INSERT INTO files (name, priority, batch, sort_key, source, options, state, arrived_at) "
+                "SELECT ?1, ?2, ?3, ?4, ?5, ?6, 'arrived', ?7 "
+                "WHERE NOT EXISTS (SELECT 1 FROM files WHERE source = ?5 AND state = 'arrived')",
+                (
+                    (arrival.name, arrival.priority, batch + 1, key, source, encode(dict(arrival.options)), now)
+                    for key, source, arrival in keyed
+                ),
+            )
+            new = dict(self._database.rows("SELECT source, id FROM files WHERE id > ?", (last,)))
+        sources = dict.fromkeys(os.fspath(arrival.source) for arrival in arrivals)
+        return [new[source] for source in sources if source in new]
+
+    def archived(self, id: int, sha256: str, bytes: int, archive: str) -> None:
+        """The bytes are kept, at `archive` relative to the workspace."""
+        self._move(id, "archived", ("arrived",), sha256=sha256, bytes=bytes, archive=archive)
+
+    def duplicate(self, id: int, of: int, reason: str | None = None) -> None:
+        """The bytes are those of the file `of`; this one is not trained."""
+        self._move(id, "duplicate", ("arrived", "archived"), duplicate_of=of, reason=reason)
+
+    def prepared_as(
+        self,
+        id: int,
+        prepared: str,
+        *,
+        shape: str,
+        rows_good: int,
+        rows_bad: int,
+        tokens: int,
+        label_tokens: int,
+        sequences: int,
+        data_digest: str,
+    ) -> None:
+        """The tokens are in the folder `prepared`: an archived file is ready now. Later ones keep their state."""
+        with self._database.transaction():
+            state = self.get(id).state
+            self._move(
+                id,
+                "ready" if state == "archived" else state,
+                ("archived", "ready", "training", "trained"),
+                prepared=prepared,
+                shape=shape,
+                rows_good=rows_good,
+                rows_bad=rows_bad,
+                tokens=tokens,
+                label_tokens=label_tokens,
+                sequences=sequences,
+                data_digest=data_digest,
+            )
+
+    def reject(self, id: int, reason: str, **counts: int | str | None) -> None:
+        """The file cannot be used. `counts`: any of `shape, rows_good, rows_bad, sha256, bytes, archive`."""
+        unknown = set(counts) - {"shape", "rows_good", "rows_bad", "sha256", "bytes", "archive"}
+        if unknown:
+            raise TypeError(f"reject() cannot record {', '.join(sorted(unknown))}")
+        self._move(id, "rejected", ("arrived", "archived", "ready"), reason=reason, **counts)
+
+    def begin(self, id: int) -> None:
+        """The file has its entry now."""
+        self._move(id, "training", ("ready",))
+
+    def trained(self, id: int) -> None:
+        """The file's last step is done, but in no checkpoint yet."""
+        self._move(id, "trained", ("training",))
+
+    def learned(self, ids: Sequence[int]) -> None:
+        """A checkpoint holds the last step of each of these files."""
+        now = self._database.now()
+        with self._database.transaction():
+            for id in ids:
+                if self.get(id).state != "learned":
+                    self._move(id, "learned", ("training", "trained"), learned_at=now)
+
+    def set_aside(self, id: int, reason: str) -> None:
+        """The file is not trained any further, in whatever state it was."""
+        self._move(id, "set_aside", STATES, reason=reason)
+
+    def set_state(self, id: int, state: State, reason: str | None = None) -> None:
+        """Put a file into any state: for cuts, and for repairs from what a checkpoint says."""
+        with self._database.transaction():
+            before = self.get(id)
+            learned_at = (before.learned_at or self._database.now()) if state == "learned" else None
+            self._move(id, state, STATES, reason=reason, learned_at=learned_at)
+
+    def find_learnable_duplicate(self, sha256: str, excluding: int) -> int | None:
+        """The id of the first other file with these bytes that is not out (duplicate, rejected, set aside), or None."""
+        found = self._database.row(
+            "SELECT id FROM files WHERE sha256 = ? AND id != ? AND state NOT IN ('rejected', 'duplicate', 'set_aside') "
+            "ORDER BY id LIMIT 1",
+            (sha256, excluding),
+        )
+        return found[0] if found else None
+
+    def next_to_train(self) -> FileRow | None:
+        """The first file of the queue, ready or not: nothing behind it may go before it."""
+        return self._first(_WAITING)
+
+    def next_to_take(self) -> FileRow | None:
+        """The first file whose bytes are not archived yet."""
+        return self._first("state = 'arrived'")
+
+    def next_to_prepare(self) -> FileRow | None:
+        """The first archived file that has no tokens yet."""
+        return self._first("state = 'archived'")
+
+    def queue(self, after: FileRow | None = None, limit: int = PAGE) -> list[FileRow]:
+        """Waiting files in the order they will be trained, from behind `after` on; at most `limit` of them."""
+        if after is None:
+            where, values = _WAITING, ()
+        else:
+            where = f"{_WAITING} AND (priority, batch, sort_key, id) > (?, ?, ?, ?)"
+            values = (after.priority, after.batch, after.sort_key, after.id)
+        return self._select(f"WHERE {where} {_QUEUE_ORDER} LIMIT ?", (*values, page_size(limit)))
+
+    def counts(self) -> dict[str, int]:
+        """How many files there are in each state; states without a file are there with 0."""
+        counts: dict[str, int] = dict.fromkeys(STATES, 0)
+        counts.update(self._database.rows("SELECT state, count(*) FROM files GROUP BY state"))
+        return counts
+
+    def listing(self, state: State | None = None, after_id: int = 0, limit: int = PAGE) -> list[FileRow]:
+        """Files in the order they arrived, of one state or of all: the first `limit` behind `after_id`."""
+        where, values = ("id > ?", ()) if state is None else ("state = ? AND id > ?", (state,))
+        return self._select(f"WHERE {where} ORDER BY id LIMIT ?", (*values, after_id, page_size(limit)))
+
+    def each(self, state: State | None = None) -> Iterator[FileRow]:
+        """Every file, of one state or of all, in the order they arrived. Read in pages; no lock is held in between."""
+        after = 0
+        while page := self.listing(state, after):
+            yield from page
+            after = page[-1].id
+
+    def get(self, id: int) -> FileRow:
+        """The file with this id. Raises KeyError where there is none."""
+        found = self._select("WHERE id = ?", (id,))
+        if not found:
+            raise KeyError(f"no file with id {id}")
+        return found[0]
+
+    def _first(self, where: str) -> FileRow | None:
+        found = self._select(f"WHERE {where} {_QUEUE_ORDER} LIMIT 1", ())
+        return found[0] if found else None
+
+    def _select(self, clauses: str, values: Sequence[Any]) -> list[FileRow]:
+        rows = self._database.rows(f"SELECT {_COLUMNS} FROM files {clauses}", values)
+        return [self._from_sql(row) for row in rows]
+
+    def _from_sql(self, row: tuple[Any, ...]) -> FileRow:
+        options = decode(row[9], self._database.path, f"the options of file {row[0]}")
+        values = (*row[:9], options, *row[10:])
+        return FileRow(*values)
+
+    def _move(self, id: int, state: State, sources: Sequence[State], **values: Any) -> None:
+        with self._database.transaction():
+            before = self.get(id).state
+            if before != state and before not in sources:
+                raise ValueError(f"file {id} is {before}; it cannot become {state}")
+            columns = "".join(f", {name} = ?" for name in values)
+            self._database.write(f"UPDATE files SET state = ?{columns} WHERE id = ?", (state, *values.values(), id))
+
+
+def _check(arrival: Arrival) -> None:
+    for text in (arrival.name, os.fspath(arrival.source)):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            shown = text.encode(errors="backslashreplace").decode()
+            raise DataError(f"The name of {shown} is not valid UTF-8. Rename the file and drop it again.") from error
+    if arrival.priority not in (HIGH, NORMAL, LOW):
+        raise ValueError(f"a priority is {HIGH}, {NORMAL} or {LOW}, not {arrival.priority!r}")

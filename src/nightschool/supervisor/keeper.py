@@ -1,0 +1,121 @@
+"""Keeps one child process running for as long as it is wanted, as the policies say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from nightschool.errors import StorageError
+from nightschool.supervisor import policies
+from nightschool.supervisor.children import Child
+from nightschool.supervisor.policies import Record, Verdict
+
+WORDS = {"restart": "restarting", "disk": "waiting for disk", "busy": "waiting", "fail": "failed"}
+
+
+class Keeper:
+    """A child, what is remembered of it, and the trouble it is in.
+
+    Args:
+        child: the process.
+        say: takes one line for the log.
+        clock: monotonic seconds.
+        progress: how far the work is, a number that grows; asked only when the child starts or has ended, since what
+            was read a moment earlier lacks its last steps.
+        blocked: why it cannot be started right now (a predecessor is still alive), or None.
+    """
+
+    def __init__(
+        self,
+        child: Child,
+        say: Callable[[str], None],
+        clock: Callable[[], float],
+        progress: Callable[[], int],
+        blocked: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        self.child = child
+        self.record = Record()
+        self.problem: tuple[str, str] | None = None
+        self.code = 0
+        self._say = say
+        self._clock = clock
+        self._progress = progress
+        self._blocked = blocked
+        self._not_before = 0.0
+
+    @property
+    def failed(self) -> bool:
+        """Whether it will not be started again until `retry`."""
+        return self.problem is not None and self.problem[0] == "failed"
+
+    def retry(self) -> None:
+        """Forget the trouble: the user says that it is put right."""
+        self.problem = None
+        self.code = 0
+        self._not_before = 0.0
+        self.record = Record(progress=self.record.progress)
+
+    def tend(self, wanted: bool) -> None:
+        """Collect its end, start it where it is wanted and may be started, ask it to stop where it is not."""
+        code = self.child.poll()
+        if code is not None:
+            self._ended(code)
+        if self.child.alive:
+            if not wanted:
+                self.child.ask_to_stop()
+            return
+        if wanted and not self.failed and self._clock() >= self._not_before:
+            self._start()
+
+    def _start(self) -> None:
+        blocked = self._blocked()
+        if blocked is not None:
+            self.problem = ("waiting", blocked)
+            return
+        # Only growth while this child runs counts as its own.
+        self.record = replace(self.record, progress=max(self._progress(), self.record.progress))
+        try:
+            self.child.start()
+        except OSError as error:
+            # No process, no memory for one, or no room for its output: nothing that this child could have done.
+            why = f"the {self.child.name} could not be started: {error.strerror or error}"
+            self._apply(policies.after_exit(StorageError.exit_code, False, 0, self.record, why))
+            return
+        self.problem = None
+
+    def _ended(self, code: int) -> None:
+        said = self.child.last_output()
+        asked = self.child.asked
+        verdict = policies.after_exit(code, asked, self._progress(), self.record, said[-1] if said else "")
+        if asked:
+            if self.child.killed:
+                self._say(f"The {self.child.name} did not stop within {self.child.grace:.0f} seconds and was killed.")
+            elif code not in (0, -15):
+                self._say(f"The {self.child.name} {policies.describe_exit(code)} while stopping.")
+                self._quote(said)
+        elif verdict.what in ("restart", "fail") and code not in policies.PERMANENT:
+            self._say(f"The {self.child.name} {verdict.why}.")
+            self._quote(said)
+        self._apply(verdict)
+
+    def _quote(self, lines: list[str]) -> None:
+        if lines:
+            self._say(f"The last lines of {self.child.output.name}:")
+            for line in lines:
+                self._say(f"  | {line}")
+
+    def _apply(self, verdict: Verdict) -> None:
+        self.record = verdict.record
+        self._not_before = self._clock() + verdict.delay
+        if verdict.what == "stopped":
+            self.problem = None
+            return
+        name, why = self.child.name, verdict.why.rstrip(".")
+        self.code = verdict.code
+        self.problem = (WORDS[verdict.what], f"the {name} {why}" if why.startswith(("ended ", "was ended")) else why)
+        if verdict.what == "fail":
+            self._say(f"The {name} is not started again: {why}. When this is put right, `nightschool resume` goes on.")
+        elif verdict.what == "restart":
+            self._say(f"The {name} starts again in {verdict.delay:.0f} s.")
+        elif verdict.record.waits == 1:
+            self._say(f"The {name} waits and tries again by itself: {why}.")

@@ -1,0 +1,42 @@
+"""`python -m nightschool.training train|replay --workspace DIR [--lifeline FD]`: the child that imports torch."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+
+from nightschool.errors import NightschoolError
+from nightschool.workspace import Layout
+
+
+def main() -> int:
+    """Run one job; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m nightschool.training")
+    parser.add_argument("job", choices=("train", "replay"))
+    parser.add_argument("--workspace", required=True, type=Path)
+    parser.add_argument("--lifeline", type=int)
+    options = parser.parse_args()
+    layout = Layout(options.workspace.resolve())
+    # Before any Hugging Face library is imported: nothing is fetched while training.
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["TRANSFORMERS_OFFLINE"] = "1"
+    from nightschool.training import trainer
+
+    try:
+        if options.job == "train":
+            trainer.train(layout, options.lifeline)
+        else:
+            print(json.dumps(trainer.replay(layout)))
+    except NightschoolError as error:
+        logging.getLogger("nightschool.trainer").error("%s", error)
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

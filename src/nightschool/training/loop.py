@@ -1,0 +1,178 @@
+"""The training loop: one optimizer step after another along the curriculum.
+
+The loop knows nothing of the ledger, of saving or of stopping. Its state is the weights, the optimizer's moments, the
+entries and the number of steps done; everything a step does is a function of these (law 1).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from nightschool import curriculum
+from nightschool.curriculum import Entry
+from nightschool.errors import DataError
+from nightschool.intake.prepared import PreparedReader
+from nightschool.training import batch, checkpoint, determinism, loss, model, optimizer, probe, schedule, state
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from nightschool.record import Record
+    from nightschool.settings import Settings
+    from nightschool.training.model import Built
+    from nightschool.training.state import Digests
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step did. `loss` is the mean over the step's label tokens, in nats; it may be NaN or infinite."""
+
+    step: int
+    entry: int
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    tokens: int
+    label_tokens: int
+    seconds: float
+    applied: bool
+    ends_entry: bool
+
+
+class Loop:
+    """Model, optimizer and position.
+
+    Args:
+        settings: operational settings are read from here; everything else from the entries.
+        root: the run's root.
+        folder: the base model's folder.
+        open_data: gives the reader of an entry's prepared data.
+    """
+
+    def __init__(
+        self, settings: Settings, root: dict[str, Any], accelerator: Accelerator,
+        open_data: Callable[[Entry], PreparedReader],
+    ) -> None:  # fmt: skip
+        self.settings = settings
+        self.seed = int(root["seed"])
+        self.accelerator = accelerator
+        self.open_data = open_data
+        self.entries: list[Entry] = []
+        self.done = 0
+        self.built: Built = model.build(settings, root, accelerator.device)
+        self.weights = model.trainable_state(self.built.model, self.built.method)
+        self.parameters = [p for p in self.built.model.parameters() if p.requires_grad]
+        self.optimizer = optimizer.build(
+            root["optimizer"], self.built.model, settings.entry_recipe(settings.data_recipe(), {})
+        )
+        with accelerator.autocast():
+            self.head_note = loss.check_head(self.built)
+            self.leak = probe.packing_leaks(self.built)
+        self.built.model.train()
+        self._data: tuple[int, PreparedReader] | None = None
+        self._pad = self.built.tokenizer.pad_token_id or 0
+        self._flatten = "flash" in str(getattr(self.built.base.config, "_attn_implementation", ""))
+
+    @property
+    def numerics(self) -> dict[str, Any]:
+        """What equal bits depend on besides root and curriculum."""
+        return determinism.numerics(self.built, self.settings, packed=self.leak is None)
+
+    def restore(self, folder: Path, record: Record) -> Digests:
+        """Take over the state of a checkpoint; proves that what is loaded is what was saved.
+
+        Raises:
+            CheckpointError: the folder's tensors do not fit the model, or loading changed a bit.
+        """
+        model.load_trainable(self.built.model, self.built.method, folder)
+        saved = checkpoint.load_optimizer_state(folder)
+        optimizer.load(self.optimizer, saved)
+        self.done = record.step
+        found = self.digests()
+        checkpoint.verify_digests(record, found, folder)
+        return found
+
+    def digests(self) -> Digests:
+        """Digests of the live weights and moments."""
+        return state.digests(self.weights, self.optimizer.state_dict())
+
+    def next_place(self) -> curriculum.Place | None:
+        """Where the next step is, or None when the curriculum is done."""
+        return curriculum.place(self.entries, self.done)
+
+    def step(self) -> StepResult:
+        """Take the next step.
+
+        A loss or gradient that is not finite is not applied; the step counts all the same.
+
+        Raises:
+            IndexError: the curriculum has no further step.
+        """
+        began = time.perf_counter()
+        place = self.next_place()
+        if place is None:
+            raise IndexError("the curriculum has no further step")
+        entry = self.entries[place.index]
+        recipe = entry.settings
+        if place.local == entry.start and not recipe["carry_optimizer"]:
+            optimizer.reset(self.optimizer)
+        data = self._reader(place.index, entry)
+
+        numbers = curriculum.step_sequences(self.seed, entry, place.local)
+        parts = {int(n): data.sequence(int(n)) for n in numbers}
+        label_tokens = sum(int(train.sum()) for _, train, _, _ in parts.values())
+        total = torch.zeros((), device=self.accelerator.device)
+        for cell, members in curriculum.cells(numbers, self.settings.training.micro_batch_size):
+            determinism.seed_cell(self.seed, self.done + 1, cell)
+            for one in batch.collate(
+                [parts[n][:3] for n in members], self.accelerator.device,
+                packed=self.leak is None, pad_id=self._pad, flatten=self._flatten,
+            ):  # fmt: skip
+                with self.accelerator.autocast():
+                    part = loss.sum_loss(self.built, one) / label_tokens
+                self.accelerator.backward(part)
+                total += part.detach()
+
+        limit = recipe["max_grad_norm"] or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
+        mean, size = torch.stack([total, norm.to(total)]).tolist()
+        applied = math.isfinite(mean) and math.isfinite(size)
+        since = curriculum.schedule_origin(self.entries, place.index)
+        rate = schedule.learning_rate(recipe, self.done, since)
+        if applied:
+            optimizer.apply_recipe(self.optimizer, recipe, rate)
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.done += 1
+        return StepResult(
+            step=self.done,
+            entry=place.index,
+            loss=mean,
+            learning_rate=rate,
+            grad_norm=size,
+            tokens=sum(len(ids) for ids, _, _, _ in parts.values()),
+            label_tokens=label_tokens,
+            seconds=time.perf_counter() - began,
+            applied=applied,
+            ends_entry=place.local + 1 == entry.stop,
+        )
+
+    def _reader(self, index: int, entry: Entry) -> PreparedReader:
+        if self._data is None or self._data[0] != index:
+            reader = self.open_data(entry)
+            found = reader.digest()
+            if found != entry.data_digest:
+                raise DataError(
+                    f"The prepared data of file {entry.file_id} is not what its training began with (digest "
+                    f"{found[:12]}, expected {entry.data_digest[:12]}): the tokens would be others. Restore "
+                    ".nightschool/prepared from a backup."
+                )
+            self._data = (index, reader)
+        return self._data[1]

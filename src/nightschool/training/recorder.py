@@ -1,0 +1,95 @@
+"""Step rows on their way into the ledger, written by a thread so that training never waits for a disk."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nightschool.ledger import Ledger, StepRow
+
+INTERVAL_SECONDS = 1.0
+
+
+class Recorder:
+    """Collects step rows and writes them about once a second, or at once when `flush` asks.
+
+    `status` gives what the machine row "trainer" shall say; it is written with the rows.
+    """
+
+    def __init__(self, ledger: Ledger, status: Callable[[], dict[str, Any]]) -> None:
+        self._ledger = ledger
+        self._status = status
+        self._rows: list[StepRow] = []
+        self._condition = threading.Condition()
+        self._added = 0
+        self._written = 0
+        self._urgent = False
+        self._closed = False
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="recorder", daemon=True)
+        self._thread.start()
+
+    def add(self, row: StepRow) -> None:
+        """Take a row; returns at once.
+
+        Raises:
+            StorageError: an earlier row could not be written. No training that is not recorded.
+        """
+        with self._condition:
+            self._raise()
+            self._rows.append(row)
+            self._added += 1
+
+    def flush(self) -> None:
+        """Return when every row added so far is durable. Raises StorageError if one could not be written."""
+        with self._condition:
+            target = self._added
+            self._urgent = True
+            self._condition.notify_all()
+            while self._written < target and self._error is None:
+                self._condition.wait()
+            self._raise()
+
+    def tell(self) -> None:
+        """Write the trainer's status soon, also without a new row."""
+        with self._condition:
+            self._urgent = True
+            self._condition.notify_all()
+
+    def close(self) -> None:
+        """Write what is left and end the thread."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify_all()
+        self._thread.join()
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _work(self) -> None:
+        while True:
+            with self._condition:
+                if not (self._urgent or self._closed):
+                    self._condition.wait(INTERVAL_SECONDS)
+                urgent, closing = self._urgent, self._closed
+                rows, self._rows = self._rows, []
+                self._urgent = False
+            try:
+                if rows or urgent:
+                    with self._ledger.transaction():
+                        if rows:
+                            self._ledger.steps.record(rows)
+                        self._ledger.machine.set("trainer", self._status())
+            except BaseException as error:  # handed to whoever adds or flushes next
+                with self._condition:
+                    self._error = error
+                    self._condition.notify_all()
+                return
+            with self._condition:
+                self._written += len(rows)
+                self._condition.notify_all()
+                if closing and not self._rows:
+                    return

@@ -1,0 +1,168 @@
+"""Start-up: from what lies on the disk to a loop that stands where the run stood."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nightschool import curriculum, durable
+from nightschool.curriculum import Entry
+from nightschool.errors import CheckpointError
+from nightschool.ledger import EntryRow, Ledger
+from nightschool.record import Record, entries_of, read_record, root_digest
+from nightschool.training import checkpoint
+from nightschool.training.checkpoint import Choice
+from nightschool.training.saver import in_bytes
+
+if TYPE_CHECKING:
+    from nightschool.workspace import Layout
+
+log = logging.getLogger("nightschool.resume")
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run goes on: the entries, the checkpoint (None: from the base model), and the generation."""
+
+    entries: list[Entry]
+    folder: Path | None
+    record: Record | None
+    generation: int
+
+
+def read_generation(layout: Layout) -> int:
+    """The number of cuts so far, as kept outside the ledger."""
+    try:
+        return int(layout.generation_file.read_text(encoding="ascii"))
+    except FileNotFoundError:
+        return 0
+    except ValueError:
+        raise CheckpointError(
+            f"{layout.generation_file} is damaged: it should hold one number, the highest `generation` in the "
+            "nightschool.json of the checkpoints. Write that number into it."
+        ) from None
+
+
+def find_start(layout: Layout, ledger: Ledger, root_record: dict[str, Any]) -> Start:
+    """Tidy up after an accident, choose the checkpoint to go on from, and repair the ledger from it.
+
+    Raises:
+        CheckpointError: there were checkpoints, and none can be used: never from zero in silence.
+    """
+    for folder in (layout.current_model, layout.tmp):
+        durable.sweep(folder)
+    entries = entries_of(ledger)
+    digest = root_digest(root_record)
+    generation = read_generation(layout)
+    entries = _entries_ahead(layout, digest, entries, generation, ledger)
+    choice = checkpoint.choose(layout.current_model, digest, entries)
+    _say_unusable(choice, ledger)
+    if choice.record is None and (choice.damaged or choice.foreign or ledger.checkpoints.newest() is not None):
+        raise CheckpointError(_none_usable(layout, choice))
+    _set_aside(layout, ledger, choice, generation)
+    repair(ledger, entries, choice.record)
+    return Start(entries, choice.folder, choice.record, generation)
+
+
+def _entries_ahead(layout: Layout, digest: str, entries: list[Entry], generation: int, ledger: Ledger) -> list[Entry]:
+    """The ledger's entries, or those of a checkpoint that goes on from them: the checkpoint is the truth (law 2)."""
+    total = curriculum.total_steps(entries)
+    for _, folder in reversed([found for found in layout.checkpoints() if found[0] > total]):
+        if durable.check(folder):
+            continue
+        record = read_record(folder)
+        theirs = record.entries
+        if record.generation != generation or curriculum.lineage(digest, theirs, record.step) != record.lineage:
+            continue
+        if curriculum.lineage(digest, theirs, total) == curriculum.lineage(digest, entries, total):
+            positions = {row.position: row for row in ledger.entries.all()}
+            ledger.entries.replace_all([_row(at, entry, positions.get(at)) for at, entry in enumerate(theirs)])
+            _say(ledger, "repaired", f"The ledger was behind {folder.name}; its list of files was brought up to date.")
+            return theirs
+    return entries
+
+
+def _row(position: int, entry: Entry, known: EntryRow | None) -> EntryRow:
+    return EntryRow(
+        position=position, file_id=entry.file_id, data_digest=entry.data_digest, sequences=entry.sequences,
+        recipe=entry.recipe, steps_total=entry.length, start=entry.start, stop=entry.stop,
+        began_at=known.began_at if known else "",
+    )  # fmt: skip
+
+
+def _say(ledger: Ledger, kind: str, text: str, **fields: Any) -> None:
+    log.warning("%s", text)
+    ledger.events.add(kind, text, **fields)
+
+
+def _say_unusable(choice: Choice, ledger: Ledger) -> None:
+    for step, path, reason in choice.damaged:
+        _say(ledger, "checkpoint-damaged", f"{path.name} is damaged and not used: {reason}.", step=step)
+    for step, path, reason in choice.foreign:
+        _say(ledger, "checkpoint-foreign", f"{path.name} is not used: {reason}.", step=step)
+
+
+def _none_usable(layout: Layout, choice: Choice) -> str:
+    found = [f"{path.name}: {reason}" for _, path, reason in (*choice.damaged, *choice.foreign)]
+    listed = ". ".join(found) if found else f"{layout.current_model} holds no checkpoint, though the run has saved some"
+    return (
+        f"No checkpoint can be used, and training does not begin again from nothing by itself. {listed}. "
+        f"Put a whole copy of a checkpoint of this run into {layout.current_model}, from a backup or from "
+        f"{layout.undone}, and start again."
+    )
+
+
+def _set_aside(layout: Layout, ledger: Ledger, choice: Choice, generation: int) -> None:
+    """Move what cannot be used out of the way of the numbers that will come again. Nothing is deleted."""
+    for state, unusable in (("damaged", choice.damaged), ("undone", choice.foreign)):
+        for step, path, reason in unusable:
+            parent = layout.undone / str(generation)
+            durable.make_dirs(parent)
+            target = parent / path.name
+            number = 1
+            while target.exists():
+                number += 1
+                target = parent / f"{path.name}.{number}"
+            durable.publish(path, target)
+            ledger.checkpoints.retire(step, reason, state=state)
+            log.warning("%s was moved to %s.", path.name, target)
+
+
+def repair(ledger: Ledger, entries: list[Entry], record: Record | None) -> None:
+    """Make the ledger's view of progress that of the checkpoint."""
+    done = record.step if record else 0
+    ends: dict[int, int] = {}
+    for index, entry in enumerate(entries):
+        ends[entry.file_id] = curriculum.first_step(entries, index) + entry.steps
+    with ledger.transaction():
+        ledger.steps.delete_after(done)
+        for file_id, end in ends.items():
+            state = ledger.files.get(file_id).state
+            wanted = "learned" if end <= done else "training"
+            if state != wanted and state in ("archived", "ready", "training", "trained", "learned"):
+                ledger.files.set_state(file_id, wanted)
+        known = {(row.step, row.generation) for row in ledger.checkpoints.listing(state="published")}
+        if record and (record.step, record.generation) not in known:
+            # Killed between the rename and the commit.
+            ledger.checkpoints.publish(
+                step=record.step, generation=record.generation, lineage=record.lineage,
+                path=f"checkpoint-{record.step}", bytes_adapter=0, bytes_optimizer=0, seconds=0.0, stalled_seconds=0.0,
+            )  # fmt: skip
+
+
+def describe(start: Start, ledger: Ledger) -> str:
+    """Where the run stands, for the log's "Resuming" line."""
+    assert start.record is not None
+    place = curriculum.place(start.entries, start.record.step)
+    if place is None:
+        return "all files so far are learned"
+    entry = start.entries[place.index]
+    name = ledger.files.get(entry.file_id).name
+    return f"file {name}, after {place.local - entry.start} of its {entry.steps} steps"
+
+
+def folder_bytes(folder: Path) -> str:
+    """Size of the optimizer's file in a checkpoint, in words."""
+    return in_bytes((folder / checkpoint.OPTIMIZER).stat().st_size)

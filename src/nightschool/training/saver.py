@@ -1,0 +1,181 @@
+"""Saving: the state is copied between two steps; writing and publishing happen on a thread behind the training.
+
+The order of publication is what makes a checkpoint trustworthy: every file synced, the manifest last, step rows durable
+in the ledger, the writer's lock still held, then one rename.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nightschool import durable
+from nightschool.errors import BusyError, NightschoolError
+from nightschool.training import checkpoint, model, retention, state
+
+if TYPE_CHECKING:
+    from nightschool.ledger import Ledger
+    from nightschool.record import Record
+    from nightschool.training.loop import Loop
+    from nightschool.workspace import Layout
+
+log = logging.getLogger("nightschool.saver")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One save: the record without digests, and what goes with it."""
+
+    record: Record
+    reason: str
+    log_history: list[dict[str, float]]
+    train_batch_size: int
+    base_rate: float
+    rate: float
+    learned: Sequence[int]
+    entry_began: int
+    keep: int
+
+
+class Saver:
+    """Writes checkpoints, one at a time.
+
+    Args:
+        rows_durable: returns when every step row so far is durable in the ledger.
+        whole: steps of the checkpoints that retention may count; kept up to date here.
+    """
+
+    def __init__(
+        self, layout: Layout, ledger: Ledger, lock: durable.Lock, loop: Loop, rows_durable: Callable[[], None],
+        whole: set[int],
+    ) -> None:  # fmt: skip
+        self._layout = layout
+        self._ledger = ledger
+        self._lock = lock
+        self._loop = loop
+        self._rows_durable = rows_durable
+        self._whole = whole
+        self._buffer = state.HostBuffer()
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a save is in flight."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def save(self, job: Job) -> float:
+        """Begin a save; returns the seconds for which training stood still.
+
+        Waits for the save before it, whose memory it uses again.
+
+        Raises:
+            NightschoolError: the save before this one failed.
+        """
+        began = time.perf_counter()
+        self.wait()
+        host = self._buffer.capture(self._loop.weights, self._loop.optimizer)
+        stalled = time.perf_counter() - began
+        self._thread = threading.Thread(target=self._guarded, args=(job, host, stalled), name="saver", daemon=True)
+        self._thread.start()
+        return stalled
+
+    def wait(self) -> None:
+        """Return when no save is in flight; raises what the last one met."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self.check()
+
+    def check(self) -> None:
+        """Raise what a finished save met."""
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def _guarded(self, job: Job, host: state.HostState, stalled: float) -> None:
+        try:
+            self._write(job, host, stalled)
+        except BaseException as error:  # raised in the training thread by check() or wait()
+            self._error = error
+
+    def _write(self, job: Job, host: state.HostState, stalled: float) -> None:
+        began = time.perf_counter()
+        step = job.record.step
+        found = state.digests(host.weights, host.optimizer)
+        record = replace(job.record, digests={"weights": found.weights, "optimizer": found.optimizer})
+        staged = durable.staging(self._layout.current_model, str(step))
+        try:
+            model.write_model(self._loop.built.model, self._loop.built.method, host.weights, staged)
+            weights_bytes = _size(staged)
+            checkpoint.write_contents(
+                staged, record, host, log_history=job.log_history, train_batch_size=job.train_batch_size,
+                base_rate=job.base_rate, rate=job.rate,
+            )  # fmt: skip
+            durable.seal(staged)
+            self._rows_durable()
+            if not self._lock.still_held():
+                raise BusyError(
+                    f"{self._layout.trainer_lock} is no longer held by this trainer, so checkpoint-{step} was not "
+                    "published: another process may have taken the workspace over. Start again with `nightschool run`."
+                )
+            final = self._layout.checkpoint(step)
+            durable.publish(staged, final)
+        except BaseException:
+            with suppress(OSError, NightschoolError):
+                durable.remove_tree(staged)
+            raise
+        self._whole.add(step)
+        seconds = time.perf_counter() - began
+        optimizer_bytes = (final / checkpoint.OPTIMIZER).stat().st_size
+        with self._ledger.transaction():
+            self._ledger.checkpoints.publish(
+                step=step, generation=record.generation, lineage=record.lineage, path=final.name,
+                bytes_adapter=weights_bytes, bytes_optimizer=optimizer_bytes, seconds=seconds, stalled_seconds=stalled,
+            )  # fmt: skip
+            if job.learned:
+                self._ledger.files.learned(list(job.learned))
+        publish_root(self._layout, self._loop, final)
+        self._retire(job)
+        log.info(
+            "Saved %s (%s): weights %s, optimizer %s, %.1f s in the background, training stood still %.0f ms.",
+            final.name, job.reason, in_bytes(weights_bytes), in_bytes(optimizer_bytes), seconds, stalled * 1000,
+        )  # fmt: skip
+
+    def _retire(self, job: Job) -> None:
+        for step, reason in retention.retire(list(self._whole), job.keep, job.entry_began).items():
+            durable.remove_tree(self._layout.checkpoint(step))
+            self._whole.discard(step)
+            self._ledger.checkpoints.retire(step, reason)
+
+
+def publish_root(layout: Layout, loop: Loop, newest: Path) -> None:
+    """Make `current_model/` itself hold the newest weights: a copy of a LoRA adapter, a link for a full model."""
+    root = layout.current_model
+    if loop.built.method == "full":
+        durable.replace_link(root / "latest", newest.name)
+        return
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        scratch = root / f".tmp-{name}"
+        durable.remove_file(scratch)
+        durable.copy_file(newest / name, scratch)
+        durable.replace_file(scratch, root / name)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def in_bytes(number: float) -> str:
+    """`number` of bytes as people read it, in powers of 1000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.1f} TB"

@@ -1,0 +1,378 @@
+"""The trainer process: takes file after file from the ledger, trains, saves, and stops when asked.
+
+It stays resident between files: the base model is loaded once. Everything that another process must know goes through
+the ledger; everything that must survive goes through checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nightschool import basemodel, curriculum, durable, logs
+from nightschool.errors import CheckpointError, SettingsError, TrainingError
+from nightschool.intake.prepared import PreparedReader
+from nightschool.ledger import Ledger, StepRow
+from nightschool.record import Record, belongs, entries_of, read_record, root_digest
+from nightschool.settings import Settings, canonical, load_settings
+from nightschool.training import determinism, model, optimizer, resume, retention, root, schedule
+from nightschool.training.loop import Loop, StepResult
+from nightschool.training.recorder import Recorder
+from nightschool.training.saver import Job, Saver, publish_root
+from nightschool.training.stopping import Stop
+from nightschool.workspace import Layout
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+log = logging.getLogger("nightschool.trainer")
+
+POLL_SECONDS = 0.2
+NOT_FINITE_LIMIT = 10
+HISTORY = 20
+RESET_NOTE = "the optimizer is reset here, as carry_optimizer = false asks"
+
+
+@dataclass
+class Progress:
+    """What the trainer tells others about itself (the ledger's machine row "trainer")."""
+
+    phase: str = "loading"
+    step: int = 0
+    file: str | None = None
+    file_step: int = 0
+    file_steps: int = 0
+    loss: float | None = None
+    learning_rate: float | None = None
+    tokens_per_second: float | None = None
+
+
+def train(layout: Layout, lifeline: int | None) -> None:
+    """Run until told to stop.
+
+    Raises:
+        NightschoolError: something a user must act on.
+    """
+    stop = Stop()
+    stop.listen(lifeline)
+    settings = load_settings(layout.settings_file)
+    logs.setup(layout, settings, "trainer")
+    schedule.check_name(settings.training.lr_scheduler_type)
+    optimizer.check_name(settings.training.optimizer)
+    layout.require()
+    lock = durable.Lock(layout.trainer_lock, "the trainer")
+    lock.acquire()
+    with Ledger.open(layout.ledger) as ledger:
+        trainer = Trainer(layout, settings, ledger, lock, stop)
+        try:
+            trainer.run()
+        finally:
+            trainer.close()
+
+
+def make_accelerator(settings: Settings) -> Accelerator:
+    """The device and its arithmetic, through Accelerate: autocast to bfloat16 where the device has it."""
+    chosen = settings.model.device
+    if chosen not in ("auto", "cpu"):
+        os.environ["ACCELERATE_TORCH_DEVICE"] = chosen
+    from accelerate import Accelerator
+    from accelerate.state import PartialState
+
+    device = PartialState(cpu=chosen == "cpu").device
+    half = model.resolve_dtype(settings.model.dtype, "lora", device) == "bfloat16"
+    return Accelerator(mixed_precision="bf16" if half else "no", cpu=chosen == "cpu")
+
+
+class Trainer:
+    """One life of the trainer process."""
+
+    def __init__(self, layout: Layout, settings: Settings, ledger: Ledger, lock: durable.Lock, stop: Stop) -> None:
+        self.layout = layout
+        self.settings = settings
+        self.ledger = ledger
+        self.stop = stop
+        self.progress = Progress()
+        self.recorder = Recorder(ledger, self._status)
+        self.recorder.tell()
+
+        determinism.configure(settings.numerics)
+        folder = basemodel.resolve(settings.model.name, settings.model.revision)
+        accelerator = make_accelerator(settings)
+        dtype = model.resolve_dtype(settings.model.dtype, settings.training.method, accelerator.device)
+        self.root = root.establish(layout, ledger, settings, folder, dtype)
+        self.root_digest = root_digest(self.root)
+        start = resume.find_start(layout, ledger, self.root)
+        self.generation = start.generation
+        self.loop = Loop(settings, self.root, accelerator, self._open_data)
+        self.loop.entries = start.entries
+        for note in (self.loop.head_note, self.loop.leak):
+            if note:
+                log.warning("%s", note)
+        self._write_tokenizer()
+        self.saver = Saver(
+            layout, ledger, lock, self.loop, self.recorder.flush, {step for step, _ in layout.checkpoints()}
+        )
+        self.saved = 0
+        self.saved_at = time.monotonic()
+        self.changes: list[dict[str, Any]] = []
+        self.history: deque[dict[str, float]] = deque(maxlen=HISTORY)
+        self.boundary: str | None = None
+        self.not_finite = 0
+        self.last: StepResult | None = None
+        self._take_up(start)
+
+    def close(self) -> None:
+        """End the threads. What they met has been raised, or is raised at the next start."""
+        self.recorder.close()
+
+    def _take_up(self, start: resume.Start) -> None:
+        if start.record is None or start.folder is None:
+            log.info(
+                "Starting from the base model %s (%s).", self.settings.model.name,
+                f"{sum(p.numel() for p in self.loop.parameters):,} parameters to train",
+            )  # fmt: skip
+            return
+        found = self.loop.restore(start.folder, start.record)
+        self.saved = start.record.step
+        self.boundary = str(found)
+        publish_root(self.layout, self.loop, start.folder)
+        log.info(
+            "Resuming from checkpoint: %s (step %d, %s; optimizer state loaded, %s, equal to what was saved).",
+            start.folder, start.record.step, resume.describe(start, self.ledger), resume.folder_bytes(start.folder),
+        )  # fmt: skip
+        self.ledger.events.add(
+            "resumed", f"Resumed from {start.folder.name}.", step=start.record.step, digest=str(found),
+        )  # fmt: skip
+        self.changes = list(start.record.numerics_changes)
+        changed = determinism.changes(start.record.numerics, self.loop.numerics)
+        if changed:
+            self.changes.append({"step": start.record.step, "changes": changed})
+            text = (
+                f"From step {start.record.step} on the weights agree with an undisturbed run to rounding, not to the "
+                f"last bit, because: {'; '.join(changed)}."
+            )
+            log.warning("%s", text)
+            self.ledger.events.add("numerics", text, step=start.record.step, changes=changed)
+        self.progress.step = self.loop.done
+
+    def run(self) -> None:
+        """Train until told to stop, then save."""
+        while not self.stop.is_set():
+            self.saver.check()
+            if self.loop.next_place() is not None or self._begin_next():
+                self._step()
+                continue
+            self._save_if_due("nothing more waits", always=True)
+            self._phase("waiting")
+            self.stop.wait(POLL_SECONDS)
+        self._save_if_due("stopping", always=True)
+        self.saver.wait()
+        self._phase("stopped")
+        self.recorder.flush()
+        log.info("Stopped at step %d, because %s.", self.loop.done, self.stop.reason)
+
+    def _begin_next(self) -> bool:
+        """Begin the first file of the queue, if it is ready."""
+        row = self.ledger.files.next_to_train()
+        if row is None or row.state != "ready":
+            return False
+        assert row.prepared is not None
+        assert row.data_digest is not None
+        meta = json.loads((self.layout.prepared / row.prepared / "meta.json").read_text(encoding="utf-8"))
+        recipe = canonical(self.settings.entry_recipe(meta["recipe"], row.options))
+        entry = curriculum.whole(row.id, row.data_digest, int(row.sequences or 0), recipe)
+        with self.ledger.transaction():
+            self.ledger.entries.append(
+                file_id=row.id, data_digest=entry.data_digest, sequences=entry.sequences, recipe=recipe,
+                steps_total=entry.length, start=entry.start, stop=entry.stop,
+            )  # fmt: skip
+            self.ledger.files.begin(row.id)
+            self.ledger.events.add("began", f"Began {row.name}.", file=row.id, step=self.loop.done)
+        self.loop.entries.append(entry)
+        log.info(
+            "Learning %s: %s rows, %s tokens, %d steps (%d to %d).", row.name, f"{row.rows_good or 0:,}",
+            f"{row.tokens or 0:,}", entry.steps, self.loop.done + 1, self.loop.done + entry.steps,
+        )  # fmt: skip
+        return True
+
+    def _step(self) -> None:
+        place = self.loop.next_place()
+        assert place is not None
+        entry = self.loop.entries[place.index]
+        if place.local == entry.start:
+            self._check_boundary(place.index, entry)
+        if self.progress.phase != "training" or place.local == entry.start:
+            self.progress.file = self.ledger.files.get(entry.file_id).name
+            self.progress.file_steps = entry.length
+            self._phase("training")
+        result = self.loop.step()
+        self.last = result
+        self._note(result, place.local + 1)
+        if result.ends_entry:
+            self.boundary = str(self.loop.digests())
+            self.ledger.files.trained(entry.file_id)
+        self._save_if_due("", ends=result.ends_entry)
+
+    def _check_boundary(self, position: int, entry: curriculum.Entry) -> None:
+        """Prove that this file starts from the very bits the one before it left."""
+        if position == 0 or self.boundary is None:
+            return
+        note = None if entry.settings["carry_optimizer"] else RESET_NOTE
+        with self.ledger.transaction():
+            self.ledger.boundaries.before(position, self.loop.done, self.boundary)
+            carried = self.ledger.boundaries.after(position, str(self.loop.digests()), note)
+        if not carried:
+            raise TrainingError(
+                f"Before the first step on file {entry.file_id} the weights or the optimizer are not what the file "
+                "before it left. Training stopped rather than go on from another state; the last checkpoint is "
+                "untouched. Please report this with training_output.log."
+            )
+
+    def _note(self, result: StepResult, file_step: int) -> None:
+        self.recorder.add(
+            StepRow(
+                step=result.step, entry=result.entry, loss=result.loss, learning_rate=result.learning_rate,
+                grad_norm=result.grad_norm, tokens=result.tokens, label_tokens=result.label_tokens,
+                seconds=result.seconds, flags="" if result.applied else "not-finite",
+            )
+        )  # fmt: skip
+        progress = self.progress
+        progress.step, progress.file_step = result.step, file_step
+        progress.loss, progress.learning_rate = result.loss if result.applied else None, result.learning_rate
+        speed = result.tokens / max(result.seconds, 1e-9)
+        before = progress.tokens_per_second
+        progress.tokens_per_second = speed if before is None else 0.9 * before + 0.1 * speed
+        if result.applied:
+            self.not_finite = 0
+            self.history.append({
+                "epoch": 0.0, "grad_norm": result.grad_norm, "learning_rate": result.learning_rate,
+                "loss": result.loss, "step": result.step,
+            })  # fmt: skip
+            return
+        self.not_finite += 1
+        log.warning("Step %d: the loss or gradient is not finite; its update was not applied.", result.step)
+        if self.not_finite >= NOT_FINITE_LIMIT:
+            raise TrainingError(
+                f"{NOT_FINITE_LIMIT} steps in a row gave a loss or gradient that is not finite, the last at step "
+                f"{result.step} on file {progress.file}. Nothing of them was applied. Lower training.learning_rate, or "
+                "look at the file's rows, and start again."
+            )
+
+    def _save_if_due(self, reason: str, *, ends: bool = False, always: bool = False) -> None:
+        if self.loop.done == self.saved:
+            return
+        due: str | None = reason
+        if not always:
+            options = self.settings.checkpoints
+            due = retention.save_due(
+                done=self.loop.done, saved=self.saved, seconds_since_save=time.monotonic() - self.saved_at,
+                save_steps=options.save_steps, save_minutes=options.save_minutes, file_ended=ends,
+                more_waits=ends and (
+                    self.loop.next_place() is not None or self.ledger.files.next_to_train() is not None
+                ),
+            )  # fmt: skip
+        if due:
+            self._save(due)
+
+    def _save(self, reason: str) -> None:
+        loop = self.loop
+        place = curriculum.place(loop.entries, loop.done - 1)
+        assert place is not None
+        recipe = loop.entries[place.index].settings
+        record = Record(
+            step=loop.done,
+            generation=self.generation,
+            lineage=curriculum.lineage(self.root_digest, loop.entries, loop.done),
+            root=self.root,
+            curriculum=curriculum.to_record(loop.entries),
+            numerics=loop.numerics,
+            numerics_changes=self.changes,
+            digests={},
+            file=self.progress.file,
+        )
+        self.saver.save(
+            Job(
+                record=record, reason=reason, log_history=list(self.history),
+                train_batch_size=self.settings.training.micro_batch_size, base_rate=recipe["learning_rate"],
+                rate=self.last.learning_rate if self.last else 0.0,
+                learned=[row.id for row in self.ledger.files.each("trained")],
+                entry_began=curriculum.first_step(loop.entries, place.index),
+                keep=self.settings.checkpoints.save_total_limit,
+            )
+        )  # fmt: skip
+        self.saved = loop.done
+        self.saved_at = time.monotonic()
+
+    def _open_data(self, entry: curriculum.Entry) -> PreparedReader:
+        row = self.ledger.files.get(entry.file_id)
+        return PreparedReader(self.layout.prepared / str(row.prepared))
+
+    def _write_tokenizer(self) -> None:
+        """Tokenizer and chat template beside the adapter: `current_model/` loads as it stands."""
+        tokenizer = self.loop.built.tokenizer
+        if self.settings.model.chat_template:
+            try:
+                with open(self.settings.model.chat_template, encoding="utf-8") as stream:  # noqa: PTH123
+                    tokenizer.chat_template = stream.read()
+            except OSError as error:
+                raise SettingsError(f"model.chat_template cannot be read: {error}.") from None
+        if not (self.layout.current_model / "tokenizer_config.json").exists():
+            tokenizer.save_pretrained(self.layout.current_model)
+
+    def _phase(self, phase: str) -> None:
+        if self.progress.phase != phase:
+            self.progress.phase = phase
+            if phase == "waiting":
+                self.progress.file = None
+            self.recorder.tell()
+
+    def _status(self) -> dict[str, Any]:
+        return {**self.progress.__dict__, "pid": os.getpid()}
+
+
+def replay(layout: Layout) -> dict[str, Any]:
+    """Train again, without touching the workspace, from the second-newest checkpoint to the newest; compare the bits.
+
+    Returns:
+        {"from": step, "to": step, "equal": bool, "weights": bool, "optimizer": bool, "numerics": [changes]}.
+
+    Raises:
+        CheckpointError: there are no two whole checkpoints that belong.
+    """
+    settings = load_settings(layout.settings_file)
+    determinism.configure(settings.numerics)
+    with Ledger.open(layout.ledger) as ledger:
+        stored = ledger.machine.get("root")
+        entries = entries_of(ledger)
+        usable = []
+        for _, folder in reversed(layout.checkpoints()):
+            if durable.check(folder):
+                continue
+            record = read_record(folder)
+            if belongs(record, root_digest(stored), entries) is None:
+                usable.append((folder, record))
+        if len(usable) < 2:
+            raise CheckpointError(
+                "A replay needs two whole checkpoints that belong to the run; there "
+                f"{'is 1' if usable else 'is none'}. Let the machine save once more."
+            )
+        (_, newest), (folder, older) = usable[0], usable[1]
+        files = {row.id: str(row.prepared) for row in ledger.files.each()}
+        loop = Loop(
+            settings, stored, make_accelerator(settings), lambda e: PreparedReader(layout.prepared / files[e.file_id])
+        )
+        loop.entries = newest.entries
+        loop.restore(folder, older)
+        while loop.done < newest.step:
+            loop.step()
+        found = loop.digests()
+        same = {part: getattr(found, part) == newest.digests[part] for part in ("weights", "optimizer")}
+        return {
+            "from": older.step, "to": newest.step, "equal": all(same.values()), **same,
+            "numerics": determinism.changes(newest.numerics, loop.numerics),
+        }  # fmt: skip

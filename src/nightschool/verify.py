@@ -1,0 +1,160 @@
+"""`verify`: is it working? One report over checkpoints, file boundaries and resumes. Reads only; imports no torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nightschool import curriculum, durable
+from nightschool.curriculum import Entry
+from nightschool.errors import VerifyError
+from nightschool.ledger import Ledger
+from nightschool.record import belongs, entries_of, read_record, root_digest
+from nightschool.workspace import Layout
+
+AROUND = 5
+"""Steps on either side of a boundary whose mean loss is shown."""
+
+
+@dataclass(frozen=True)
+class CheckpointReport:
+    """One checkpoint. `problem` is None when it is whole and belongs."""
+
+    name: str
+    step: int
+    problem: str | None
+    weights_bytes: int
+    optimizer_bytes: int
+
+
+@dataclass(frozen=True)
+class BoundaryReport:
+    """One passage from a file to the next. Losses are means over a few steps, in nats."""
+
+    step: int
+    before: str
+    after: str
+    loss_before: float | None
+    loss_after: float | None
+    carried: bool | None
+    note: str | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `verify` found."""
+
+    step: int
+    lineage: str | None
+    checkpoints: list[CheckpointReport]
+    boundaries: list[BoundaryReport]
+    resumes: list[dict[str, Any]]
+    numerics: list[dict[str, Any]]
+    missing_steps: int
+    problems: list[str] = field(default_factory=list)
+    replay: dict[str, Any] | None = None
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems and (self.replay is None or bool(self.replay["equal"]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {**asdict(self), "good": self.good}
+
+
+def report(layout: Layout, *, replay: bool = False) -> Report:
+    """Look at everything. With `replay`, also train again between the two newest checkpoints and compare the bits.
+
+    Raises:
+        VerifyError: the replay could not be done.
+    """
+    layout.require()
+    with Ledger.open(layout.ledger) as ledger:
+        stored = ledger.machine.get("root")
+        root = root_digest(stored) if stored else None
+        entries = entries_of(ledger)
+        checkpoints = [_checkpoint(path, step, root, entries) for step, path in layout.checkpoints()]
+        boundaries = _boundaries(ledger, entries)
+        last = ledger.steps.last()
+        step = last.step if last else 0
+        missing = step - ledger.steps.count()
+        problems = [f"{c.name}: {c.problem}" for c in checkpoints if c.problem]
+        lost = [b for b in boundaries if b.carried is False]
+        problems += [f"The state did not carry over from {b.before} to {b.after}." for b in lost]
+        problems += [f"Ledger: {problem}" for problem in ledger.check()]
+        if missing:
+            problems.append(f"{missing} of {step} steps have no row in the ledger: the loss curve has holes.")
+        if not checkpoints and ledger.checkpoints.newest() is not None:
+            problems.append(f"The run has saved checkpoints, and {layout.current_model} holds none.")
+        lineage = curriculum.lineage(root, entries, step) if root and step <= curriculum.total_steps(entries) else None
+        resumes = [{"at": e.at, **e.fields} for e in ledger.events.of_kind("resumed")]
+        numerics = [{"at": e.at, **e.fields} for e in ledger.events.of_kind("numerics")]
+    return Report(
+        step=step,
+        lineage=lineage,
+        checkpoints=checkpoints,
+        boundaries=boundaries,
+        resumes=resumes,
+        numerics=numerics,
+        missing_steps=missing,
+        problems=problems,
+        replay=_replay(layout) if replay else None,
+    )
+
+
+def _checkpoint(path: Path, step: int, root: str | None, entries: list[Entry]) -> CheckpointReport:
+    problems = durable.check(path, deep=True)
+    if not problems:
+        found = read_record(path)
+        reason = belongs(found, root, entries) if root else "nothing has been trained here yet"
+        if found.step != step:
+            reason = f"its name says step {step}, its contents step {found.step}"
+        problems = [reason] if reason else []
+    weights = sum(p.stat().st_size for p in path.glob("*.safetensors"))
+    optimizer = path / "optimizer.pt"
+    return CheckpointReport(
+        path.name, step, "; ".join(problems) or None, weights, optimizer.stat().st_size if optimizer.exists() else 0
+    )
+
+
+def _boundaries(ledger: Ledger, entries: list[Entry]) -> list[BoundaryReport]:
+    checks = {row.position: row for row in ledger.boundaries.listing()}
+    found = []
+    for position in range(1, len(entries)):
+        step = curriculum.first_step(entries, position)
+        names = [ledger.files.get(entries[at].file_id).name for at in (position - 1, position)]
+        check = checks.get(position)
+        before = _mean(ledger, step - AROUND + 1, step)
+        after = _mean(ledger, step + 1, step + AROUND)
+        if after is None:
+            continue
+        found.append(
+            BoundaryReport(
+                step, names[0], names[1], before, after, check.carried if check else None, check.note if check else None
+            )
+        )
+    return found
+
+
+def _mean(ledger: Ledger, first: int, last: int) -> float | None:
+    losses = [row.loss for row in ledger.steps.range(max(1, first), last) if row.flags == ""]
+    return sum(losses) / len(losses) if losses else None
+
+
+def _replay(layout: Layout) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "nightschool.training", "replay", "--workspace", str(layout.root)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"]
+        raise VerifyError(f"The replay could not be done: {said[-1]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])

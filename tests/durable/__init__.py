@@ -1,0 +1,1 @@
+"""Tests of the module that makes bytes durable; `crash` is of use to any test of something that has to survive."""

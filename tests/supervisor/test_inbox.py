@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from nightschool.errors import StorageError, WorkspaceError
+from nightschool.ledger import Ledger
+from nightschool.supervisor.inbox import NAMED, Inbox
+from nightschool.workspace import Layout
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def ledger(layout: Layout) -> Iterator[Ledger]:
+    with Ledger.open(layout.ledger) as opened:
+        yield opened
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def inbox(layout: Layout, ledger: Ledger, clock: Clock, said: list[str]) -> Inbox:
+    return Inbox(layout.inbox, ledger, 5.0, 60.0, said.append, clock)
+
+
+def test_e1_a_file_is_taken_only_when_it_has_rested(inbox: Inbox, ledger: Ledger, clock: Clock) -> None:
+    path = inbox.inbox / "a.jsonl"
+    path.write_text("half")
+    inbox.look()
+    clock.now += 4
+    path.write_text("half and more")
+    inbox.look()
+    clock.now += 4
+    inbox.look()
+    assert (ledger.files.counts()["arrived"], inbox.waiting) == (0, 1)
+    clock.now += 1
+    inbox.look()
+    assert (ledger.files.counts()["arrived"], inbox.waiting) == (1, 0)
+
+
+def test_priorities_come_from_the_folder(inbox: Inbox, ledger: Ledger, clock: Clock) -> None:
+    for name in ("low/c.jsonl", "b.jsonl", "high/a.jsonl"):
+        (inbox.inbox / name).write_text("x")
+    inbox.look()
+    clock.now += 5
+    inbox.look()
+    assert [row.name for row in ledger.files.queue()] == ["a.jsonl", "b.jsonl", "c.jsonl"]
+
+
+def test_c6_an_arrival_that_could_not_be_recorded_is_tried_again(
+    inbox: Inbox, ledger: Ledger, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (inbox.inbox / "a.jsonl").write_text("x")
+    inbox.look()
+    clock.now += 5
+    with monkeypatch.context() as patch:
+
+        def full(*_: object) -> None:
+            raise StorageError("full")
+
+        patch.setattr(ledger.files, "arrive", full)
+        with pytest.raises(StorageError):
+            inbox.look()
+    assert inbox.waiting == 1
+    inbox.look()
+    assert ledger.files.counts()["arrived"] == 1
+
+
+def test_it_looks_at_once_when_a_folder_changed_and_else_when_a_rescan_is_due(inbox: Inbox, clock: Clock) -> None:
+    inbox.look()
+    assert not inbox.due()
+    (inbox.inbox / "low" / "a.jsonl").write_text("x")
+    assert inbox.due()
+    inbox.look()
+    assert not inbox.due()
+    clock.now += 1.25
+    assert inbox.due(), "files that settle are looked at more often"
+    clock.now += 5
+    inbox.look()
+    clock.now += 59
+    assert not inbox.due()
+    clock.now += 1
+    assert inbox.due()
+
+
+def test_e16_a_slow_scan_is_not_repeated_back_to_back(inbox: Inbox, clock: Clock) -> None:
+    inbox.look()
+    inbox._took = 2.0
+    (inbox.inbox / "a.jsonl").write_text("x")
+    clock.now += 19
+    assert not inbox.due()
+    clock.now += 2
+    assert inbox.due()
+
+
+def test_c10_a_missing_inbox_is_no_empty_one(inbox: Inbox, layout: Layout) -> None:
+    layout.inbox.rename(layout.root / "away")
+    with pytest.raises(WorkspaceError):
+        inbox.look()
+
+
+def test_e16_many_files_are_told_in_few_lines(inbox: Inbox, ledger: Ledger, clock: Clock, said: list[str]) -> None:
+    for number in range(1000):
+        (inbox.inbox / f"{number}.jsonl").write_text("x")
+    inbox.look()
+    clock.now += 5
+    inbox.look()
+    assert ledger.files.counts()["arrived"] == 1000
+    assert len(said) == NAMED + 1
+    assert "990 more" in said[-1]
+
+
+def test_e13_what_is_not_taken_is_told_once(inbox: Inbox, clock: Clock, said: list[str]) -> None:
+    (inbox.inbox / "link.jsonl").symlink_to("/etc/passwd")
+    inbox.look()
+    clock.now += 60
+    inbox.look()
+    assert len(said) == 1
+    assert "link.jsonl" in said[0]
