@@ -9,6 +9,7 @@ import platform
 import shutil
 import sqlite3
 import statistics
+import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -47,6 +48,15 @@ def parser(name: str, about: str) -> argparse.ArgumentParser:
     return made
 
 
+def quiet_libraries() -> None:
+    """No progress bars between the figures."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+
+
 @contextmanager
 def scratch(out: Path) -> Iterator[Path]:
     """A folder on the disk that `out` is on (a system's /tmp may be memory), removed afterwards."""
@@ -64,15 +74,14 @@ def make_base(folder: Path, hidden: int, layers: int, seed: int = 0) -> Path:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     tokenizer = demo.make_tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=hidden, intermediate_size=3 * hidden, num_hidden_layers=layers,
+        num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=2048, tie_word_embeddings=False,
+        pad_token_id=256, bos_token_id=257, eos_token_id=EOS,
+    )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=len(tokenizer), hidden_size=hidden, intermediate_size=3 * hidden, num_hidden_layers=layers,
-                num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=2048, tie_word_embeddings=False,
-                pad_token_id=256, bos_token_id=257, eos_token_id=EOS,
-            )  # fmt: skip
-        )
+        model = LlamaForCausalLM(config)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -168,7 +177,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table, aligned."""
     lines = [list(head), *(list(row) for row in rows)]
     widths = [max(len(line[at]) for line in lines) for at in range(len(head))]
-    padded = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines]
+    padded = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+    ]
     padded.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(padded)
 

@@ -294,6 +294,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write out/benchmarks/overhead.json."""
     options = common.parser("overhead", "nightschool's steady state over a bare loop.").parse_args(arguments)
     plan = replace(QUICK if options.quick else FULL, threads=options.threads)
+    common.quiet_libraries()
     with common.scratch(options.out) as folder:
         result = measure(plan, folder)
     print(show(result))

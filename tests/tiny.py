@@ -37,11 +37,16 @@ MARKED_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
-WORDS = (
-    "the night train left the station at two and the snow fell on the long field behind the river house where an old "
-    "teacher reads a book by a small lamp to three children who ask why stars do not fall and how bread is made from "
-    "grain water salt and time while a dog sleeps near the warm stove and dreams of running after the red fox"
-).split()
+WORDS = tuple(
+    " ".join(
+        (
+            "the night train left the station at two and the snow fell on the long field behind the river house",
+            "where an old teacher reads a book by a small lamp to three children who ask why stars do not fall",
+            "and how bread is made from grain water salt and time while a dog sleeps near the warm stove",
+            "and dreams of running after the red fox",
+        )
+    ).split()
+)
 
 
 def make_tokenizer(

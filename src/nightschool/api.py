@@ -5,21 +5,16 @@ Importing this module imports neither torch nor pydantic; what needs them import
 
 from __future__ import annotations
 
-import json
-import math
 import os
-import secrets
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from nightschool import durable
-from nightschool.errors import CheckpointError, DataError, ModelError
+from nightschool import adding, durable
+from nightschool.errors import CheckpointError, ModelError
 from nightschool.ledger import HIGH, LOW, NORMAL, Arrival, CheckpointRow, FileRow, Ledger
-from nightschool.logs import escape
+from nightschool.status import Status, read_status
 from nightschool.workspace import Layout, find_workspace
 
 if TYPE_CHECKING:
@@ -29,58 +24,6 @@ if TYPE_CHECKING:
 
 Priority = Literal["high", "normal", "low"]
 PRIORITIES: dict[str, int] = {"high": HIGH, "normal": NORMAL, "low": LOW}
-LONGEST_NAME = 200
-"""Bytes in a file's name; names must fit with a suffix into what file systems take."""
-SCRATCH = "add-"
-"""Folders in `.nightschool/tmp` begin so while something is copied; one left by a power cut is cleared a day later."""
-
-
-@dataclass(frozen=True)
-class Status:
-    """What the machine is doing. The first twelve fields are stable, also as keys of `nightschool status --json`.
-
-    Attributes:
-        state: one word or two: idle, preparing, starting, training, pausing, paused, stopping, stopped, restarting,
-            waiting, waiting for disk, failed.
-        step: optimizer steps done.
-        lineage: hash of all that led to the newest checkpoint; None before there is one.
-        current_file: name of the file in training.
-        queued, learned, rejected: numbers of files.
-        loss, learning_rate: of the last step; the loss is None where it was not finite.
-        tokens_per_second: None while nothing is trained.
-        last_checkpoint: {"step", "path", "written_at"}.
-        last_snapshot: None: dated snapshots are not taken yet.
-        reason: why it is in this state, or what to do.
-        since: when the state began (UTC ISO 8601).
-        pid: process id of the running machine.
-        paused: whether `pause` is in force.
-        duplicates, set_aside: numbers of files.
-        workspace: its folder.
-    """
-
-    state: str
-    step: int
-    lineage: str | None
-    current_file: str | None
-    queued: int
-    learned: int
-    rejected: int
-    loss: float | None
-    learning_rate: float | None
-    tokens_per_second: float | None
-    last_checkpoint: dict[str, Any] | None
-    last_snapshot: dict[str, Any] | None
-    reason: str
-    since: str | None
-    pid: int | None
-    paused: bool
-    duplicates: int
-    set_aside: int
-    workspace: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON can hold them."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -178,11 +121,11 @@ class Workspace:
         """
         if isinstance(data, str | os.PathLike):
             return self._add([(Path(data), name)], priority, epochs, again)[0]
-        chosen = name or f"rows-{_utc_now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        chosen = name or f"rows-{_utc_now():%Y%m%d-%H%M%S}-{os.urandom(2).hex()}"
         if not Path(chosen).suffix:
             chosen += ".jsonl"
-        with self._scratch() as folder:
-            _write_rows(folder / "rows", data)
+        with adding.scratch(self.layout) as folder:
+            adding.write_rows(folder / "rows", data)
             return self._add([(folder / "rows", chosen)], priority, epochs, again)[0]
 
     def add_files(
@@ -207,12 +150,14 @@ class Workspace:
         if again:
             options["again"] = True
         # Everything is looked at before anything is copied.
-        checked = [(_plain_file(path), _checked_name(name or path.name)) for path, name in files]
+        checked = [(adding.plain_file(path), adding.checked_name(name or path.name)) for path, name in files]
         kept: list[Path] = []
         try:
             arrivals = []
-            for source, name in checked:
-                kept.append(self._keep(source))
+            arrival = os.urandom(8).hex()
+            for number, (source, name) in enumerate(checked):
+                # Files of one name are queued by where they lie: in the order they were given.
+                kept.append(adding.keep(self.layout, source, f"{arrival}-{number:06d}"))
                 arrivals.append(Arrival(name, kept[-1], PRIORITIES[priority], options))
             with self.ledger() as ledger:
                 return ledger.files.arrive(arrivals)
@@ -221,73 +166,13 @@ class Workspace:
                 durable.remove_file(path)
             raise
 
-    def _keep(self, source: Path) -> Path:
-        """A durable copy of the bytes in `incoming/`.
-
-        Copied in a folder of its own first: processes that start clear what looks unfinished out of the shared ones.
-        """
-        with self._scratch() as folder:
-            durable.copy_file(source, folder / "data")
-            place = self.layout.incoming / folder.name.removeprefix(SCRATCH)
-            durable.replace_file(folder / "data", place)
-        return place
-
-    @contextmanager
-    def _scratch(self) -> Iterator[Path]:
-        folder = self.layout.tmp / f"{SCRATCH}{secrets.token_hex(8)}"
-        folder.mkdir(parents=True)
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
     def status(self) -> Status:
         """What the machine is doing, read in a few milliseconds.
 
         Raises:
             WorkspaceError, StorageError: the ledger is not there or cannot be read.
         """
-        pid = durable.holder(self.layout.supervisor_lock)
-        with self.ledger() as ledger:
-            told = ledger.machine.all()
-            counts = ledger.files.counts()
-            last = ledger.steps.last()
-            newest = ledger.checkpoints.newest()
-            in_training = ledger.files.listing("training", limit=1) or ledger.files.listing("trained", limit=1)
-        state = told.get("state") or {}
-        word, reason, since = state.get("word", "stopped"), state.get("reason", ""), state.get("since")
-        if pid is None and word != "failed":
-            if word != "stopped":
-                # It was killed, or lost power, before it could say that it ended.
-                since = None
-            word, reason = "stopped", "`nightschool run` starts it"
-        trainer = told.get("trainer") or {}
-        at_work = pid is not None and word == "training"
-        return Status(
-            state=word,
-            step=last.step if last else 0,
-            lineage=newest.lineage if newest else None,
-            current_file=in_training[0].name if in_training else None,
-            queued=sum(counts[key] for key in ("arrived", "archived", "ready")),
-            learned=counts["learned"],
-            rejected=counts["rejected"],
-            loss=_finite(last.loss) if last else None,
-            learning_rate=_finite(last.learning_rate) if last else None,
-            tokens_per_second=_finite(trainer.get("tokens_per_second")) if at_work else None,
-            last_checkpoint=None if newest is None else self._describe(newest),
-            last_snapshot=None,
-            reason=reason,
-            since=since,
-            pid=pid,
-            paused=bool(told.get("paused", False)),
-            duplicates=counts["duplicate"],
-            set_aside=counts["set_aside"],
-            workspace=str(self.root),
-        )
-
-    def _describe(self, row: CheckpointRow) -> dict[str, Any]:
-        path = self.layout.checkpoint(row.step).relative_to(self.root)
-        return {"step": row.step, "path": str(path), "written_at": row.written_at}
+        return read_status(self.layout)
 
     def losses(self, after: int = 0) -> Iterator[Loss]:
         """Every step after step `after`, in order: the loss curve over all files. Read in pages as you go."""
@@ -315,7 +200,7 @@ class Workspace:
 
     def resume(self) -> None:
         """Go on after `pause`, or try again after a failure that was put right."""
-        self._tell("resume", "Going on was asked for.", paused=False, resumed=secrets.token_hex(4))
+        self._tell("resume", "Going on was asked for.", paused=False, resumed=os.urandom(4).hex())
 
     def _tell(self, kind: str, text: str, **values: Any) -> None:
         with self.ledger() as ledger, ledger.transaction():
@@ -398,65 +283,7 @@ def _name_of(ledger: Ledger, position: int) -> str | None:
         return None
 
 
-def _finite(number: float | None) -> float | None:
-    return number if number is not None and math.isfinite(number) else None
-
-
 def _utc_now() -> datetime:
     from datetime import UTC, datetime
 
     return datetime.now(UTC)
-
-
-def _plain_file(path: Path) -> Path:
-    """The file itself (a link named by the user is followed), or a DataError that says what is wrong with it."""
-    shown = escape(path)
-    try:
-        real = path.resolve(strict=True)
-        if real.is_dir():
-            raise DataError(f"{shown} is a folder. Name the files in it, for instance {shown}/*.jsonl.")
-        if not real.is_file():
-            raise DataError(f"{shown} is a pipe or a device, not a file.")
-    except FileNotFoundError:
-        raise DataError(f"{shown} does not exist.") from None
-    except (OSError, RuntimeError) as error:
-        raise DataError(f"{shown} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
-    if not os.access(real, os.R_OK):
-        raise DataError(f"{shown} cannot be read: permission denied.")
-    return real
-
-
-def _checked_name(name: str) -> str:
-    shown = escape(name)
-    if name in ("", ".", "..") or "/" in name or "\0" in name:
-        raise DataError(f"{shown!r} is no name for a file.")
-    if shown != name:
-        raise DataError(
-            f"The name {shown} holds a line break, a control character or bytes that are no UTF-8. Rename it."
-        )
-    if len(name.encode()) > LONGEST_NAME:
-        raise DataError(f"The name {shown[:40]}… is longer than {LONGEST_NAME} bytes. Rename the file.")
-    return name
-
-
-def _write_rows(path: Path, rows: Iterable[Any]) -> None:
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        number = 0
-        for number, row in enumerate(rows, start=1):
-            file.write(_row_text(row, number))
-    if number == 0:
-        raise DataError("There are no rows to add.")
-
-
-def _row_text(row: Any, number: int) -> str:
-    if not isinstance(row, Mapping):
-        raise DataError(
-            f"Row {number} is of type {type(row).__name__}, not a dict. Give rows as dicts; of a DatasetDict, name one "
-            "split; a DataFrame has to_dict('records')."
-        )
-    try:
-        text = json.dumps(dict(row), ensure_ascii=False, allow_nan=False)
-        text.encode()
-    except (TypeError, ValueError) as error:
-        raise DataError(f"Row {number} cannot be written as JSON: {error}.") from None
-    return text + "\n"

@@ -50,8 +50,9 @@ def _must_be_free(layout: Layout) -> None:
         for path in root.rglob("*"):
             known = path in mine or (path.parent == root and path.name.startswith(".tmp-"))
             if not path.is_dir() and not known:
+                found = path.relative_to(root)
                 raise WorkspaceError(
-                    f"{root} is not empty: it holds {path.relative_to(root)}. Name a folder that is empty or not there yet."
+                    f"{root} is not empty: it holds {found}. Name a folder that is empty or not there yet."
                 )
     if layout.ledger.exists() and layout.ledger.stat().st_size:
         with Ledger.open(layout.ledger) as ledger:

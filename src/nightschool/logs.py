@@ -11,18 +11,20 @@ import logging.handlers
 import os
 import sys
 import time
-import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from nightschool.words import escape, in_bytes
+
 if TYPE_CHECKING:
     from nightschool.workspace import Layout
+
+__all__ = ["HasLog", "LogFile", "Tail", "escape", "in_bytes", "last_lines", "rotate", "rotated", "setup"]
 
 LOGGER = "nightschool"
 LONGEST_LINE = 4000
 _STAMP = "%Y-%m-%d %H:%M:%S"
-_LINE_BREAKING = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
 class _LogLimits(Protocol):
@@ -39,34 +41,6 @@ class HasLog(Protocol):
     def log(self) -> _LogLimits:
         """Size and number of the log files."""
         ...
-
-
-def escape(text: object) -> str:
-    r"""Return `text` with everything a terminal or a line reader could act on written out: newline becomes `\n`.
-
-    Control and format characters (also the ones that reverse the reading direction), U+2028, U+2029 and bytes that
-    are no UTF-8 are written as Python escapes. The result is one line of valid UTF-8.
-    """
-    plain = str(text)
-    if plain.isascii() and plain.isprintable():
-        return plain
-    return "".join(c if unicodedata.category(c) not in _LINE_BREAKING else _escaped(c) for c in plain)
-
-
-def _escaped(character: str) -> str:
-    # What os.fsdecode makes of bytes that are no UTF-8: show the byte.
-    if 0xDC80 <= ord(character) <= 0xDCFF:
-        return f"\\x{ord(character) - 0xDC00:02x}"
-    return character.encode("unicode_escape").decode("ascii")
-
-
-def in_bytes(number: float) -> str:
-    """A size for people: `512 B`, `1.5 MB`, powers of 1000."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(number) < 999.5:
-            return f"{number:.0f} B" if unit == "B" else f"{number:.3g} {unit}"
-        number /= 1000
-    return f"{number:,.1f} TB" if number < 100 else f"{number:,.0f} TB"
 
 
 class Lines(logging.Formatter):

@@ -10,7 +10,7 @@ from typing import Any
 
 from nightschool import durable
 
-CHANGES = ("create", "write", "sync", "mkdir", "rename", "link", "unlink", "rmdir")
+CHANGES = ("create", "write", "sync", "mkdir", "rename", "link", "symlink", "unlink", "rmdir")
 
 
 class Hooked(durable.Effects):

@@ -13,7 +13,17 @@ from pathlib import Path
 from nightschool import durable
 from nightschool.errors import StorageError
 
-OPERATIONS = ["write_file", "copy_file", "save", "replace_file", "link_or_copy", "remove_tree", "make_dirs", "sweep"]
+OPERATIONS = [
+    "write_file",
+    "copy_file",
+    "save",
+    "replace_file",
+    "replace_link",
+    "link_or_copy",
+    "remove_tree",
+    "make_dirs",
+    "sweep",
+]
 CHECKPOINT = {"model": b"weights" * 20, "optimizer.pt": b"moments" * 20}
 SOURCE = "the source content"
 
@@ -28,6 +38,7 @@ def prepare(root: Path) -> None:
     (old / "model").write_text("older weights")
     durable.seal(old)
     durable.publish(old, root / "checkpoint-1")
+    (root / "latest").symlink_to("checkpoint-1")
     (root / ".trash-left").mkdir()
     (root / ".trash-left/x").write_text("x")
 
@@ -47,6 +58,8 @@ def operate(root: Path, operation: str) -> None:
             durable.publish(folder, root / "checkpoint-2")
         case "replace_file":
             durable.replace_file(root / ".tmp-ready", root / "old")
+        case "replace_link":
+            durable.replace_link(root / "latest", "checkpoint-2")
         case "link_or_copy":
             durable.link_or_copy(root / "source", root / "second-name")
         case "remove_tree":
@@ -62,6 +75,7 @@ def the_old_state_stands(root: Path, operation: str) -> None:
     news = {"write_file": "the new content", "replace_file": "the ready content"}
     assert (root / "old").read_text() in {"the old content", news.get(operation)}
     assert (root / "source").read_text() == SOURCE
+    assert str((root / "latest").readlink()) in {"checkpoint-1", "checkpoint-2"}
     assert not (root / "a/b/target").exists(), "a copy that nobody was told of"
     assert not (root / "checkpoint-2").exists(), "a checkpoint that nobody was told of"
     assert not (root / "second-name").exists(), "a link that nobody was told of"
@@ -81,6 +95,8 @@ def finished(root: Path, operation: str) -> bool:
             return durable.check(root / "checkpoint-2") == [] and found == CHECKPOINT
         case "replace_file":
             return (root / "old").read_text() == "the ready content" and not (root / ".tmp-ready").exists()
+        case "replace_link":
+            return str((root / "latest").readlink()) == "checkpoint-2"
         case "link_or_copy":
             return (root / "second-name").read_text() == SOURCE
         case "remove_tree":

@@ -128,6 +128,12 @@ class Recorder(durable.Effects):
         super().link(source, target)
         self._enter(target, f"link {source.name} to")
 
+    def symlink(self, text: str, path: Path) -> None:
+        self.observe()
+        super().symlink(text, path)
+        self._enter(path, f"symlink to {text}:")
+        self.observe()
+
     def write(self, fd: int, data: memoryview) -> int:
         self.observe()
         offset = os.lseek(fd, 0, os.SEEK_CUR)

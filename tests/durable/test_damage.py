@@ -125,7 +125,8 @@ def test_c2_any_bit_of_any_file(tmp_path: Path, bit: int, name: str) -> None:
 
 
 def test_c2_every_bit_of_a_manifest(tmp_path: Path) -> None:
-    folder = sealed(tmp_path)
+    folder = durable.staging(tmp_path, "x")
+    durable.seal(folder, {"step": 7})
     path = folder / durable.MANIFEST
     raw = path.read_bytes()
     for bit in range(len(raw) * 8):

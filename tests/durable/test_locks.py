@@ -263,6 +263,30 @@ def test_holder_of_nothing(path: Path) -> None:
         assert json.loads(path_text_from_elsewhere(path))["pid"] == os.getpid()
 
 
+def test_a_holder_in_another_container_gets_no_pid_that_could_be_anyones(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the kernel answers then: a lock, and 0 for the pid. `kill(0)` would signal this very process's group."""
+    path.write_text('{"pid": 1, "since": "2026-11-22T03:00:00+00:00"}')
+    real = fcntl.fcntl
+
+    def nameless(fd: int, command: int, argument: bytes) -> bytes:
+        assert command == fcntl.F_GETLK
+        real(fd, command, argument)
+        return lock_module._FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+
+    monkeypatch.setattr(lock_module.fcntl, "fcntl", nameless)
+    assert durable.holder(path) == durable.ELSEWHERE
+    with pytest.raises(ProcessLookupError):
+        os.kill(durable.ELSEWHERE, signal.SIGTERM)
+    monkeypatch.undo()
+    with helper(HOLD, str(path)):
+        monkeypatch.setattr(lock_module.fcntl, "fcntl", nameless)
+        with pytest.raises(BusyError, match="a process in another container") as got:
+            durable.Lock(path, "a run").acquire()
+    assert got.value.pid == durable.ELSEWHERE
+
+
 def test_c10_a_missing_folder_is_said_not_created(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="not there") as got:
         durable.Lock(tmp_path / "unmounted/x.lock", "a run").acquire()

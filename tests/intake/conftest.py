@@ -8,6 +8,8 @@ import pytest
 
 from tests import tiny
 
+from .workspaces import Workspace
+
 
 @pytest.fixture(scope="session")
 def marked(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -25,3 +27,17 @@ def unmarked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tokenizer without a template."""
     return tiny.make_tokenizer(tmp_path_factory.mktemp("bare"), template=False)
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what intake needs of a base model: a configuration and a tokenizer."""
+    folder = tiny.make_tokenizer(tmp_path_factory.mktemp("model"))
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+@pytest.fixture
+def place(tmp_path: Path, model: Path) -> Workspace:
+    """A workspace whose base model is a tiny one."""
+    return Workspace(tmp_path / "w", model)

@@ -1,4 +1,4 @@
-"""Which tokens of a row are learned: hand-computed for the three ways of finding the assistant's part, pairs and text."""
+"""Which tokens of a row are learned: by hand, for the three ways of finding the assistant's part, pairs and text."""
 
 from __future__ import annotations
 
@@ -149,6 +149,19 @@ def test_an_end_of_turn_token_behind_the_markers_is_learned_too(tmp_path):
     assert sum(alone["assistant_masks"]) == int(row.train.sum()) - 2
 
 
+def test_white_space_at_the_edges_of_an_answer_is_learned_though_offsets_are_trimmed(tmp_path):
+    from tokenizers import processors
+
+    content_only = "{% for m in messages %}[{% generation %}{{ m['content'] }}{% endgeneration %}]{% endfor %}"
+    tokenizer = load_tokenizer(tiny.make_tokenizer(tmp_path, template=content_only))
+    tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    for content in (" a", "a ", "  a b  ", "\n\n", "a\n"):
+        row = one(
+            tokenizer, {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": content}]}
+        )
+        assert learned(tokenizer, row) == ["q", content]
+
+
 def test_the_beginning_of_the_next_turn_is_never_taken_for_the_end_of_an_answer(tmp_path):
     no_end = (
         "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
@@ -278,7 +291,7 @@ def test_loss_on_all_learns_every_token(marked):
 def test_settings_and_rows_pass_variables_to_the_template(tmp_path):
     text = "{% for m in messages %}{% generation %}{{ m['content'] ~ flag }}{% endgeneration %}{% endfor %}"
     tokenizer = load_tokenizer(tiny.make_tokenizer(tmp_path, template=text))
-    row = {"messages": TWO_TURNS[1:2]}
+    row: dict[str, Any] = {"messages": TWO_TURNS[1:2]}
     assert tokenizer.decode(one(tokenizer, row, kwargs={"flag": "x"}).ids) == "Yes.x"
     row["chat_template_kwargs"] = {"flag": "y"}
     assert tokenizer.decode(one(tokenizer, row, kwargs={"flag": "x"}).ids) == "Yes.y"
@@ -349,8 +362,8 @@ def test_e20_control_without_the_fixed_date_the_tokens_change_with_the_day(tmp_p
 
 def test_e20_a_template_may_ask_whether_the_date_is_known_and_use_it_in_a_macro(tmp_path):
     text = (
-        "\n{% macro head() %}{{ strftime_now('%A') }}{% endmacro %}{% if strftime_now is defined %}[{{ head() }}]{% endif %}"
-        + tiny.MARKED_TEMPLATE
+        "\n{% macro head() %}{{ strftime_now('%A') }}{% endmacro %}"
+        "{% if strftime_now is defined %}[{{ head() }}]{% endif %}" + tiny.MARKED_TEMPLATE
     )
     tokenizer = load_tokenizer(tiny.make_tokenizer(tmp_path, template=text))
     row = one(tokenizer, {"messages": TWO_TURNS}, date="2026-07-04")

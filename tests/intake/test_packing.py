@@ -64,7 +64,7 @@ def test_a2_a11_no_token_is_lost_and_each_keeps_its_mask_and_row(sizes, max_leng
 def test_control_the_other_strategy_of_the_packer_loses_tokens():
     """`bfd` cuts off what overflows; the test above would see it."""
     import datasets
-    from trl import pack_dataset
+    from trl.data_utils import pack_dataset
 
     datasets.disable_progress_bars()
     data = datasets.Dataset.from_dict({"ids": [list(range(20))]})
@@ -148,11 +148,11 @@ def test_damaged_prepared_data_is_a_clear_error(tmp_path):
     write(tmp_path / "p", sequences(make([9] * 10), 30, False))
     data = (tmp_path / "p" / DATA).read_bytes()
     (tmp_path / "p" / DATA).write_bytes(data[:-20])
-    with pytest.raises(DataError, match="is damaged.*will be prepared again"):
+    with pytest.raises(DataError, match=r"is damaged.*will be prepared again"):
         PreparedReader(tmp_path / "p")
     (tmp_path / "p" / META).write_text("{}")
     with pytest.raises(DataError, match="cannot be read"):
         PreparedReader(tmp_path / "p")
     (tmp_path / "p" / META).write_text('{"format": 99}')
-    with pytest.raises(DataError, match="format 99.*newer nightschool"):
+    with pytest.raises(DataError, match=r"format 99.*newer nightschool"):
         PreparedReader(tmp_path / "p")

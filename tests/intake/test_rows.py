@@ -205,7 +205,9 @@ def test_any_bytes_give_rows_or_bad_rows_and_each_line_at_most_one(pieces, newli
             (str(value) + value.preview).encode()
 
 
-@given(st.lists(st.dictionaries(st.text(), st.text() | st.integers(-(2**63), 2**63) | st.none(), max_size=4), max_size=6))
+@given(
+    st.lists(st.dictionaries(st.text(), st.text() | st.integers(-(2**63), 2**63) | st.none(), max_size=4), max_size=6)
+)
 def test_what_is_written_as_json_lines_is_read_back(objects):
     for ascii_only in (True, False):
         data = "\n".join(json.dumps(o, ensure_ascii=ascii_only) for o in objects).encode("utf-8", "surrogatepass")

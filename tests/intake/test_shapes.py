@@ -76,7 +76,7 @@ def test_e19_a_value_of_the_wrong_kind_is_a_bad_row_with_the_reason(row, reason)
     "row", [{"text": ""}, {"messages": []}, {"prompt": "a", "completion": ""}, {"prompt": [USER], "completion": []}]
 )
 def test_e17_a_row_without_tokens_is_a_bad_row(row):
-    with pytest.raises(RowError, match="no tokens to learn|empty"):
+    with pytest.raises(RowError, match="no tokens to learn"):
         recognise(row)
 
 
@@ -97,8 +97,13 @@ def test_the_reason_says_what_to_do(row, advice):
 
 _json: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-        st.sampled_from(["messages", "prompt", "completion", "text", "role", "content", "type", "tools"]), inner, max_size=4
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["messages", "prompt", "completion", "text", "role", "content", "type", "tools"]),
+            inner,
+            max_size=4,
+        )
     ),
     max_leaves=12,
 )
@@ -108,7 +113,6 @@ _json: st.SearchStrategy[Any] = st.recursive(
 def test_e19_any_object_is_a_shape_or_a_row_error(row):
     try:
         shape = recognise(row)
-    except RowError as error:
-        assert error.reason
-    else:
-        assert isinstance(shape, Chat | Pair | Text)
+    except RowError:
+        return
+    assert isinstance(shape, Chat | Pair | Text)

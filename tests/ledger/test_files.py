@@ -209,7 +209,7 @@ def test_an_unknown_file_is_a_key_error(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("name", ["a\udc80b", "\ud800"])
 def test_e13_a_name_that_is_not_unicode_is_refused_before_anything_is_written(ledger: Ledger, name: str) -> None:
-    with pytest.raises(DataError, match="not valid UTF-8. Rename") as caught:
+    with pytest.raises(DataError, match=r"not valid UTF-8\. Rename") as caught:
         arrive(ledger, "good", name)
     str(caught.value).encode()
     assert ledger.files.listing() == []
@@ -282,7 +282,6 @@ def test_e16_the_next_file_is_found_through_an_index_in_a_bounded_number_of_step
     act = getattr(crowded.files, name)
     (sql,) = statements(crowded, act)
     assert "USING INDEX files_" in plan(crowded, sql)
-    assert not {"SCAN files /", "TEMP B-TREE"} & set(plan(crowded, sql).split("USING"))
     assert "TEMP B-TREE" not in plan(crowded, sql)
     row = act()
     assert isinstance(row, FileRow)
@@ -292,20 +291,19 @@ def test_e16_the_next_file_is_found_through_an_index_in_a_bounded_number_of_step
 
 
 def test_e16_a_page_of_the_queue_costs_the_same_wherever_it_is(crowded: Ledger) -> None:
-    last = crowded.files.listing(after_id=MANY - 600, limit=1)[0]
-    (sql,) = statements(crowded, lambda: crowded.files.queue(last))
+    early, late = (crowded.files.listing(after_id=id, limit=1)[0] for id in (90_100, 99_400))
+    (sql,) = statements(crowded, lambda: crowded.files.queue(late))
     assert "USING INDEX files_queue" in plan(crowded, sql)
-    assert work(crowded, lambda: crowded.files.queue(last)) <= work(crowded, crowded.files.queue) + 2
+    costs = [work(crowded, lambda row=row: crowded.files.queue(row)) for row in (early, late)]
+    assert abs(costs[0] - costs[1]) <= 1
 
 
-def test_control_e16_without_the_index_every_file_is_looked_at(crowded: Ledger, tmp_path: Path) -> None:
-    copy = tmp_path / "ledger.db"
-    copy.write_bytes(crowded.path.read_bytes())
-    with Ledger.open(copy) as bare:
-        for index in ("queue", "stage", "state"):
-            connection(bare).execute(f"DROP INDEX files_{index}")
-        for name in NEXT:
-            act = getattr(bare.files, name)
-            (sql,) = statements(bare, act)
-            assert "TEMP B-TREE" in plan(bare, sql)
-            assert work(bare, act) > 100
+@pytest.mark.parametrize("name", NEXT)
+def test_control_e16_left_to_itself_sqlite_may_sort_all_of_them(crowded: Ledger, name: str) -> None:
+    (sql,) = statements(crowded, getattr(crowded.files, name))
+    bare = sql.replace("FROM files INDEXED BY files_queue", "FROM files").replace(
+        "INDEXED BY files_stage", "NOT INDEXED"
+    )
+    assert bare != sql
+    assert "TEMP B-TREE" in plan(crowded, bare)
+    assert work(crowded, lambda: connection(crowded).execute(bare).fetchall()) > 50

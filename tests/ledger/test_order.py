@@ -21,7 +21,7 @@ NAMES = st.text(st.characters(codec="utf-8"), max_size=12)
         ["2026-9-30.jsonl", "2026-10-1.jsonl", "2026-10-02.jsonl"],
         ["v1.9", "v1.10", "v1.10.1", "v2"],
         ["1", "2", "10", "a"],
-        ["x2", "x02", "x10"][1::-1] + ["x10"],
+        ["x02", "x2", "x10"],
         ["données-2", "données-10"],
         ["Ä2", "ä10"],
         ["夜校2", "夜校10"],
@@ -41,8 +41,9 @@ def test_control_plain_text_order_is_another() -> None:
 
 def test_the_same_accent_written_in_two_ways_sorts_together() -> None:
     composed, apart = (unicodedata.normalize(form, "é2") for form in ("NFC", "NFD"))
-    assert sorted(["é10", apart, composed, "e9", "z1"], key=natural_key)[-2:] == ["é10", "z1"] or composed != apart
-    assert natural_key(composed).split("\x01")[0] == natural_key(apart).split("\x01")[0]
+    assert composed != apart
+    assert set(sorted(["é10", apart, "é1", composed, "e9"], key=natural_key)[2:4]) == {composed, apart}
+    assert set(sorted(["é10", apart, "é1", composed, "e9"])[2:4]) != {composed, apart}  # control
 
 
 @given(

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
+import pytest
+
 from nightschool.errors import NightschoolError
 from nightschool.ledger import Ledger
 
@@ -135,5 +137,6 @@ def test_c1_every_power_cut_leaves_the_old_or_the_new(tmp_path: Path, path: Path
     assert all(found)
 
 
-def test_control_c1_without_syncs_power_cuts_do_damage(tmp_path: Path, path: Path) -> None:
-    assert not all(verdicts(tmp_path, path, "OFF"))
+@pytest.mark.parametrize("synchronous", ["NORMAL", "OFF"])
+def test_control_c1_with_fewer_syncs_some_power_cut_does_damage(tmp_path: Path, path: Path, synchronous: str) -> None:
+    assert not all(verdicts(tmp_path, path, synchronous))

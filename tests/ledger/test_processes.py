@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from nightschool.errors import StorageError
-from nightschool.ledger import Arrival, Ledger
+from nightschool.ledger import Arrival, EntryRow, Ledger
 
 from .support import child, connection, copy_files, impatient, output, step, strace
 
@@ -132,9 +132,7 @@ def test_b1_kill_at_every_system_call_of_a_commit(ledger: Ledger, path: Path) ->
 def fill(ledger: Ledger) -> None:
     ledger.files.arrive([Arrival(f"{number}.jsonl", f"/inbox/{number}") for number in range(2000)])
     ledger.steps.record([step(number) for number in range(2000)])
-    ledger.entries.replace_all([])
-    for number in range(600):
-        ledger.entries.append(number, "digest", 5, "{}", 10)
+    ledger.entries.replace_all([EntryRow(at, at, "digest", 5, "{}", 10, 0, 10, "") for at in range(600)])
 
 
 def half_consumed(ledger: Ledger) -> list[Iterator[Any]]:

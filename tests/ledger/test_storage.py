@@ -49,7 +49,9 @@ def test_c6_nothing_of_a_group_is_kept_even_if_the_error_is_swallowed(ledger: Le
             ledger.machine.set("after", 1)
 
     cap(ledger, 5)
-    pytest.raises(StorageError, act)
+    with pytest.raises(StorageError, match="nothing of it was kept: The disk is full") as caught:
+        act()
+    assert caught.value.errno == errno.ENOSPC
     assert ledger.machine.all() == {}
     assert ledger.steps.count() == 0
 

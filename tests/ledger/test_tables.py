@@ -162,6 +162,15 @@ def test_a4_a_boundary_says_whether_the_state_was_carried(ledger: Ledger) -> Non
         ledger.boundaries.after(1, "xyz")
 
 
+def test_every_boundary_is_read_however_many_there_are(ledger: Ledger) -> None:
+    with ledger.transaction():
+        for position in range(1001):
+            ledger.boundaries.before(position, position * 10, "digest")
+    assert [row.position for row in ledger.boundaries.each()] == list(range(1001))
+    assert len(ledger.boundaries.listing()) == 500
+    assert [row.position for row in ledger.boundaries.listing(after=998)] == [999, 1000]
+
+
 def test_events_keep_their_fields(ledger: Ledger, path: Path) -> None:
     first = ledger.events.add("began", "Began a.jsonl", file=3, where=Path("/a b"), kind="of its own", text=None)
     ledger.events.add("note", "nothing more")

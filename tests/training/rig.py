@@ -1,9 +1,17 @@
-"""A trainer in this process, on prepared data written by hand: to interrupt it anywhere, a hundred times a minute."""
+"""A trainer in this process, on prepared data written by hand: to interrupt it anywhere, a hundred times a minute.
+
+What stands for SIGKILL is the exception `Killed`: from the moment it is raised, nothing more reaches the disk through
+`durable` or the ledger, on any thread, and what was not committed is gone.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +22,9 @@ from nightschool import durable
 from nightschool.intake.packing import Packed
 from nightschool.intake.prepared import PreparedWriter, write_meta
 from nightschool.ledger import Arrival, Ledger
+from nightschool.record import read_record
 from nightschool.settings import load_settings, render_default_toml
+from nightschool.training import loss, state
 from nightschool.training.state import Digests
 from nightschool.training.stopping import Stop
 from nightschool.training.trainer import Trainer
@@ -28,36 +38,128 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "checkpoints": {"save_steps": 5},
 }
 
+Row = tuple[int, ...]
+"""The token ids of one row."""
+
 
 class Killed(BaseException):
     """Stands for SIGKILL: nothing in the program catches it to tidy up."""
+
+
+class Mortal(durable.Effects):
+    """The disk of one life. Once `die` was called, every further change raises Killed.
+
+    Args:
+        before, after: called around every change as (operation, arguments); they may call `die`.
+    """
+
+    def __init__(self, before: Callable[[str, tuple], None] | None, after: Callable[[str, tuple], None] | None) -> None:
+        self.operations: list[str] = []
+        self.dead = False
+        self.ledger: Ledger | None = None
+        self._before = before
+        self._after = after
+
+    def die(self) -> None:
+        """End this life here."""
+        if not self.dead:
+            self.dead = True
+            if self.ledger is not None:
+                self.ledger.close()
+        raise Killed
+
+    def _change(self, name: str, arguments: tuple) -> Any:
+        if self.dead:
+            raise Killed
+        if self._before:
+            self._before(name, arguments)
+        result = getattr(durable.Effects, name)(self, *arguments)
+        self.operations.append(name)
+        if self._after:
+            self._after(name, arguments)
+        return result
+
+    def create(self, path: Path) -> int:
+        return self._change("create", (path,))
+
+    def write(self, fd: int, data: memoryview) -> int:
+        return self._change("write", (fd, data))
+
+    def sync(self, fd: int) -> None:
+        self._change("sync", (fd,))
+
+    def mkdir(self, path: Path) -> None:
+        self._change("mkdir", (path,))
+
+    def rename(self, source: Path, target: Path) -> None:
+        self._change("rename", (source, target))
+
+    def link(self, source: Path, target: Path) -> None:
+        self._change("link", (source, target))
+
+    def unlink(self, path: Path) -> None:
+        self._change("unlink", (path,))
+
+    def rmdir(self, path: Path) -> None:
+        self._change("rmdir", (path,))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run has come to: all that law 1 speaks of. Digests are computed from the newest checkpoint's tensors."""
+
+    step: int
+    weights: str
+    optimizer: str
+    lineage: str
+    curve: tuple[tuple[int, float, float], ...]
 
 
 def workspace(root: Path, base: Path, **changes: dict[str, Any]) -> Layout:
     """A workspace with small settings; `changes` are sections laid over them."""
     layout = Layout(root)
     layout.create()
-    values: dict[str, dict[str, Any]] = {"model": {"name": str(base), "device": "cpu"}, **SETTINGS}
-    for section, content in changes.items():
-        values[section] = {**values.get(section, {}), **content}
-    layout.settings_file.write_text(render_default_toml(values))
+    configure(layout, base, **changes)
     Ledger.create(layout.ledger).close()
     return layout
 
 
+def configure(layout: Layout, base: Path, **changes: dict[str, Any]) -> None:
+    """Write the settings file anew."""
+    values: dict[str, dict[str, Any]] = {"model": {"name": str(base), "device": "cpu"}, **SETTINGS}
+    for section, content in changes.items():
+        values[section] = {**values.get(section, {}), **content}
+    layout.settings_file.write_text(render_default_toml(values))
+
+
 def sequences(count: int, seed: int, longest: int = 32) -> list[Packed]:
-    """Packed sequences of two or three rows with random tokens; the row numbers count through."""
+    """Packed sequences of two or three rows with random tokens; the row numbers count through.
+
+    No two rows are equal, also between different seeds: each begins with four tokens that spell the seed and its
+    number.
+    """
     chance = random.Random(seed)
     found, row = [], 0
     for _ in range(count):
-        lengths = [chance.randint(4, longest // 3) for _ in range(chance.randint(2, 3))]
-        ids = np.array([chance.randrange(97, 123) for _ in range(sum(lengths))], dtype=np.int32)
-        train = np.ones(len(ids), dtype=np.int8)
+        parts = []
+        for _ in range(chance.randint(2, 3)):
+            name = f"{chr(97 + seed % 26)}{row:03d}".encode()
+            parts.append([*name, *(chance.randrange(97, 123) for _ in range(chance.randint(2, longest // 3 - 4)))])
+            row += 1
+        lengths = np.array([len(part) for part in parts], np.int32)
+        train = np.ones(lengths.sum(), dtype=np.int8)
         train[np.cumsum([0, *lengths[:-1]])] = 0
-        found.append(
-            Packed(ids, train, np.array(lengths, np.int32), np.arange(row, row + len(lengths), dtype=np.int32))
-        )
-        row += len(lengths)
+        numbers = np.arange(row - len(parts), row, dtype=np.int32)
+        found.append(Packed(np.array(sum(parts, []), np.int32), train, lengths, numbers))
+    return found
+
+
+def rows_of(data: Iterable[Packed], epochs: int = 1) -> Counter[Row]:
+    """How often each row of these sequences is to be trained on."""
+    found: Counter[Row] = Counter()
+    for one in data:
+        for part in np.split(one.ids, np.cumsum(one.lengths)[:-1]):
+            found[tuple(int(token) for token in part)] += epochs
     return found
 
 
@@ -81,40 +183,107 @@ def add(layout: Layout, name: str, data: Iterable[Packed], **options: Any) -> in
     return number
 
 
-def run(layout: Layout, *, on_step: Callable[[Trainer], None] | None = None, until_idle: bool = True) -> Trainer:
-    """Run a trainer until nothing waits. `on_step` is called after each step; it may raise Killed or set `stop`."""
-    stop = Stop()
-    lock = durable.Lock(layout.trainer_lock, "the trainer")
-    lock.acquire()
-    ledger = Ledger.open(layout.ledger)
-    trainer = None
+def run(
+    layout: Layout,
+    *,
+    on_start: Callable[[Trainer], None] | None = None,
+    on_step: Callable[[Trainer], None] | None = None,
+    before: Callable[[Mortal, str, tuple], None] | None = None,
+    after: Callable[[Mortal, str, tuple], None] | None = None,
+    seen: dict[int, Counter[Row]] | None = None,
+    until_idle: bool = True,
+) -> Trainer:
+    """Live one life of a trainer, until nothing waits.
+
+    Args:
+        on_start: called when the trainer is ready, before its first step.
+        on_step: called after each step's update, before it is noted anywhere; may raise Killed or set `stop`.
+        before, after: called around every change to the disk as (disk, operation, arguments); may end it: `disk.die()`.
+        seen: for each step, filled with the rows that went through the model in it; a step done again counts once.
+
+    Raises:
+        Killed: this life was ended.
+    """
+    disk = Mortal(before and (lambda *told: before(disk, *told)), after and (lambda *told: after(disk, *told)))
+    stop, trainer = Stop(), None
+    with ExitStack() as stack:
+        stack.enter_context(durable.use(disk))
+        lock = durable.Lock(layout.trainer_lock, "the trainer")
+        lock.acquire()
+        stack.callback(lock.release)
+        ledger = disk.ledger = Ledger.open(layout.ledger)
+        stack.callback(ledger.close)
+        try:
+            trainer = Trainer(layout, load_settings(layout.settings_file), ledger, lock, stop)
+            stack.callback(_end_threads, trainer)
+            if seen is not None:
+                stack.enter_context(_watched(trainer, seen))
+            _wrap(trainer, on_step, until_idle)
+            if on_start:
+                on_start(trainer)
+            trainer.run()
+            return trainer
+        except Killed:
+            disk.dead = True
+            ledger.close()
+            raise
+        except BaseException as error:
+            if disk.dead:  # the saver or the recorder met the end first, each in its own words
+                raise Killed from error
+            raise
+
+
+def _wrap(trainer: Trainer, on_step: Callable[[Trainer], None] | None, until_idle: bool) -> None:
+    real_step, real_phase = trainer.loop.step, trainer._phase
+
+    def step() -> Any:
+        result = real_step()
+        if on_step:
+            on_step(trainer)
+        return result
+
+    def phase(word: str) -> None:
+        real_phase(word)
+        if word == "waiting" and until_idle:
+            trainer.stop.set("the test has no more files")
+
+    trainer.loop.step = step
+    trainer._phase = phase
+
+
+def _end_threads(trainer: Trainer) -> None:
+    if trainer.saver._thread is not None:
+        trainer.saver._thread.join()
+    trainer.close()
+
+
+@contextmanager
+def _watched(trainer: Trainer, seen: dict[int, Counter[Row]]) -> Iterator[None]:
+    """Take the rows from the tensors that go through the model, not from what chose them."""
+    real, real_step = loss.sum_loss, trainer.loop.step
+    now: Counter[Row] = Counter()
+
+    def sum_loss(built: Any, batch: Any, *more: Any) -> Any:
+        pad = built.tokenizer.pad_token_id
+        for ids, positions in zip(batch.input_ids.tolist(), batch.position_ids.tolist(), strict=True):
+            starts = [at for at, position in enumerate(positions) if position == 0]
+            for start, end in zip(starts, [*starts[1:], len(ids)], strict=True):
+                if ids[start] != pad:
+                    now[tuple(ids[start:end])] += 1
+        return real(built, batch, *more)
+
+    def step() -> Any:
+        now.clear()
+        result = real_step()
+        seen[trainer.loop.done] = now.copy()
+        return result
+
+    trainer.loop.step = step
+    loss.sum_loss = sum_loss
     try:
-        trainer = Trainer(layout, load_settings(layout.settings_file), ledger, lock, stop)
-        real_step, real_phase = trainer.loop.step, trainer._phase
-
-        def step() -> Any:
-            result = real_step()
-            if on_step:
-                on_step(trainer)
-            return result
-
-        def phase(word: str) -> None:
-            real_phase(word)
-            if word == "waiting" and until_idle:
-                stop.set("the test has no more files")
-
-        trainer.loop.step = step
-        trainer._phase = phase
-        trainer.run()
-        return trainer
+        yield
     finally:
-        if trainer is not None:
-            # A killed process writes nothing more; here at least its threads must have ended.
-            if trainer.saver._thread is not None:
-                trainer.saver._thread.join()
-            trainer.close()
-        ledger.close()
-        lock.release()
+        loss.sum_loss = real
 
 
 def kill_at(*steps: int) -> Callable[[Trainer], None]:
@@ -127,11 +296,24 @@ def kill_at(*steps: int) -> Callable[[Trainer], None]:
     return on_step
 
 
+def stop_at(*steps: int) -> Callable[[Trainer], None]:
+    """An `on_step` that asks the trainer to stop, as SIGTERM would."""
+
+    def on_step(trainer: Trainer) -> None:
+        if trainer.loop.done in steps:
+            trainer.stop.set("the test asked for it")
+
+    return on_step
+
+
+def in_saver() -> bool:
+    """Whether this runs on the thread that writes checkpoints."""
+    return threading.current_thread().name == "saver"
+
+
 def final(layout: Layout) -> tuple[int, Digests]:
     """Step and digests of the newest checkpoint, computed from its tensors, not read from its record."""
     from safetensors.torch import load_file
-
-    from nightschool.training import state
 
     step, folder = layout.checkpoints()[-1]
     path = next(p for p in (folder / "adapter_model.safetensors", folder / "model.safetensors") if p.exists())
@@ -139,8 +321,33 @@ def final(layout: Layout) -> tuple[int, Digests]:
     return step, state.digests(load_file(path), optimizer)
 
 
+def outcome(layout: Layout) -> Outcome:
+    """What the run in this workspace has come to."""
+    step, found = final(layout)
+    record = read_record(layout.checkpoint(step))
+    with Ledger.open(layout.ledger) as ledger:
+        rows = [row for page in ledger.steps.losses() for row in page]
+    curve = tuple((row.step, row.loss, row.learning_rate) for row in rows)
+    return Outcome(step, found.weights, found.optimizer, record.lineage, curve)
+
+
+def events(layout: Layout, kind: str) -> list[str]:
+    """The texts of the ledger's events of one kind."""
+    with Ledger.open(layout.ledger) as ledger:
+        return [event.text for event in ledger.events.of_kind(kind)]
+
+
+def states(layout: Layout) -> dict[str, str]:
+    """Every file's state by its name."""
+    with Ledger.open(layout.ledger) as ledger:
+        return {row.name: row.state for row in ledger.files.each()}
+
+
 def make_base(folder: Path, kind: str = "llama", dropout: float = 0.0) -> Path:
     """A tiny base; `dropout` in the model itself, where the architecture has it."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
     if kind == "gpt2":
         return tiny.make_model(folder, kind, resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout)
     return tiny.make_model(folder, kind, attention_dropout=dropout)

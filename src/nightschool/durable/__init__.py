@@ -14,6 +14,7 @@ from nightschool.durable.files import (
     make_dirs,
     remove_file,
     replace_file,
+    replace_link,
     write_file,
 )
 from nightschool.durable.folders import (
@@ -27,9 +28,10 @@ from nightschool.durable.folders import (
     staging,
     sweep,
 )
-from nightschool.durable.lock import Lock, holder
+from nightschool.durable.lock import ELSEWHERE, Lock, holder
 
 __all__ = [
+    "ELSEWHERE",
     "MANIFEST",
     "Copied",
     "Effects",
@@ -47,6 +49,7 @@ __all__ = [
     "remove_file",
     "remove_tree",
     "replace_file",
+    "replace_link",
     "seal",
     "staging",
     "sweep",

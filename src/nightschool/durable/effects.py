@@ -55,6 +55,10 @@ class Effects:
         """Give the file at `source` a second name; FileExistsError if `target` is taken."""
         target.hardlink_to(source)
 
+    def symlink(self, text: str, path: Path) -> None:
+        """Create a symbolic link at `path` that points to `text`; FileExistsError if the name is taken."""
+        path.symlink_to(text)
+
     def unlink(self, path: Path) -> None:
         """Remove a name of a file."""
         path.unlink()

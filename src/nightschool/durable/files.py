@@ -1,4 +1,4 @@
-"""Single files and folders entries: written whole under a temporary name, synced, then renamed into place.
+"""Single files, and the entries of folders: written whole under a temporary name, synced, then renamed into place.
 
 When one of these functions has returned, what it did survives a power cut. When it has raised, the old state stands.
 """
@@ -137,6 +137,24 @@ def replace_file(source: Path, target: Path) -> None:
         sync_folder(target.parent)
         if source.parent != target.parent:
             sync_folder(source.parent)
+
+
+def replace_link(path: Path, to: str) -> None:
+    """Let the symbolic link `path` point to `to` (as written, so relative to its folder): the old or the new, always.
+
+    Raises StorageError if something other than a link is at `path`.
+    """
+    if os.path.lexists(path) and not path.is_symlink():
+        raise StorageError(f"Cannot make {shown(path)} a link: something else has that name.", errno.EEXIST)
+    temporary = path.parent / f"{TEMPORARY}{nonce()}"
+    with in_words("link", path):
+        try:
+            active().symlink(to, temporary)
+            active().rename(temporary, path)
+        except BaseException:
+            _discard(temporary)
+            raise
+        sync_folder(path.parent)
 
 
 def link_or_copy(source: Path, target: Path) -> bool:

@@ -27,6 +27,12 @@ from nightschool.errors import BusyError, StorageError
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock on 64-bit Linux: type, whence, start, length, pid
 _LONGEST_NOTE = 4096
 
+ELSEWHERE = 2**31 - 1
+"""Stands for a holder that has no pid here, as in another container: no process has this number (Linux stops at 2^22).
+
+The pid that such a holder wrote down is never handed out, for here it may be anyone's, and get the signal meant for it.
+"""
+
 # Locks held by this process, by (device, inode). A forked child inherits the table but not the locks: hence the pid.
 _held: dict[tuple[int, int], int] = {}
 _table = threading.Lock()
@@ -117,8 +123,7 @@ class Lock:
         except FileNotFoundError:
             pass
         except OSError as error:
-            note = _read_note(fd)
-            pid = _asked(fd) or note.get("pid")
+            pid, note = _asked(fd), _read_note(fd)
             os.close(fd)
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 raise self._busy(pid, note) from None
@@ -143,8 +148,10 @@ class Lock:
                 self._note = os.pread(self._fd, _LONGEST_NOTE, 0)
 
     def _busy(self, pid: int | None, note: dict[str, Any]) -> BusyError:
-        since = f", since {note['since']}" if pid and note.get("pid") == pid and "since" in note else ""
-        who = f"process {pid}{since}" if pid else "another process"
+        since = f", since {note['since']}" if pid == note.get("pid") and "since" in note else ""
+        who = "a process in another container" if pid == ELSEWHERE else f"process {pid}{since}"
+        if pid is None:  # it let go between the two questions
+            who = "another process"
         return BusyError(
             f"{self.what[:1].upper()}{self.what[1:]} is already at work here ({who}; the lock is {shown(self.path)}). "
             f"Stop it first, or leave the work to it.",
@@ -153,7 +160,10 @@ class Lock:
 
 
 def holder(path: Path) -> int | None:
-    """The pid of the process that holds the lock `path`, or None if nobody does. Never disturbs the lock."""
+    """The pid of the process that holds the lock `path`, or None if nobody does. Never disturbs the lock.
+
+    ELSEWHERE if it is a process that cannot be named from here; to signal that gives ProcessLookupError.
+    """
     with _table:
         if _held_here(path):
             return os.getpid()
@@ -163,10 +173,7 @@ def holder(path: Path) -> int | None:
             except FileNotFoundError:
                 return None
             try:
-                pid = _asked(fd)
-                if pid is None or pid > 0:
-                    return pid
-                return _read_note(fd).get("pid")
+                return _asked(fd)
             finally:
                 os.close(fd)
 
@@ -181,10 +188,12 @@ def _held_here(path: Path) -> bool:
 
 
 def _asked(fd: int) -> int | None:
-    """Ask the kernel who holds the lock: None for nobody, 0 or less for someone it cannot name from here."""
+    """Ask the kernel who holds the lock; it says 0, or less, for someone whom it cannot name from here."""
     answer = fcntl.fcntl(fd, fcntl.F_GETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
     kind, _, _, _, pid = _FLOCK.unpack(answer)
-    return None if kind == fcntl.F_UNLCK else max(pid, 0)
+    if kind == fcntl.F_UNLCK:
+        return None
+    return pid if pid > 0 else ELSEWHERE
 
 
 def _read_note(fd: int) -> dict[str, Any]:

@@ -89,7 +89,9 @@ def recover(layout: Layout, ledger: Ledger) -> int:
     To be called, with the intake lock held, before the inbox is looked at and before anything is taken or prepared.
     """
     folder = _staged(layout, 0).parent
-    durable.sweep(folder)
+    halves = {folder, layout.rejected, *(half.parent for half in layout.archive.glob("*/.tmp-*"))}
+    for place in sorted(halves):
+        durable.sweep(place)
     done = 0
     for path in sorted(folder.glob("[0-9]*")):
         try:

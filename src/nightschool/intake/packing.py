@@ -1,4 +1,4 @@
-"""From encoded rows to sequences of at most `max_length` tokens. Masks are computed before, and travel with their tokens."""
+"""From encoded rows to sequences of at most `max_length` tokens. Masks were computed before, and travel along."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 BLOCK_ROWS = 1000
 BLOCK_TOKENS = 1 << 21
-"""Rows are packed in blocks of at most this size (the last row may go beyond), so memory does not grow with the file."""
+"""Rows are packed in blocks of at most this size (the last row may go beyond): memory does not grow with the file."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def _packed(block: Sequence[Encoded], max_length: int) -> list[Packed]:
     import numpy as np
     import pyarrow as pa
     from datasets.table import InMemoryTable
-    from trl import pack_dataset
+    from trl.data_utils import pack_dataset
 
     lengths = np.array([len(row.ids) for row in block], np.int64)
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())

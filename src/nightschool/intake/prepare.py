@@ -314,7 +314,7 @@ def _shapes(rows: Iterator[tuple[int, Any]], between: Callable[[], None]) -> Ite
         try:
             yield number, recognise(value)
         except RowError as error:
-            yield number, BadRow(number, error.reason, error.detail, canonical(value)[: PREVIEW])
+            yield number, BadRow(number, error.reason, error.detail, canonical(value)[:PREVIEW])
 
 
 def _usable(

@@ -1,4 +1,4 @@
-"""The folder `rejected/`: what could not be used, each beside NAME.why.txt, and rows that could not in NAME.bad-rows.jsonl.
+"""The folder `rejected/`: files that could not be used beside NAME.why.txt, and single rows in NAME.bad-rows.jsonl.
 
 Everything here can be done again after a crash and gives the same names: what is there already with the same content is
 taken as done, and nothing of someone else's is overwritten.

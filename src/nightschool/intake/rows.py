@@ -1,7 +1,8 @@
 """Containers: from the bytes of a data file to numbered rows, one at a time, in bounded memory.
 
-A container is a function that takes an open binary file and yields (row number, object) or (row number, BadRow). Numbers
-are what a person finds the row by: for JSON Lines the line, counted from 1. Blank lines are no rows, but are counted.
+A container is a function that takes an open binary file and yields (row number, object) or (row number, BadRow).
+Numbers are what a person finds the row by: for JSON Lines the line, counted from 1. Blank lines are no rows, but are
+counted.
 """
 
 from __future__ import annotations
@@ -52,12 +53,14 @@ def container_of(name: str) -> Container:
     ending = Path(name).suffix.lower()
     if ending not in CONTAINERS:
         known = ", ".join(sorted(e for e in CONTAINERS if e))
-        raise DataError(f"files that end in {ending} are not read; convert it to JSON Lines ({known}), one row per line")
+        raise DataError(
+            f"files that end in {ending} are not read; convert it to JSON Lines ({known}), one row per line"
+        )
     return CONTAINERS[ending]
 
 
 def read_jsonl(file: BinaryIO, longest: int = LONGEST_LINE) -> Rows:
-    """JSON Lines: one object per line, lines end at LF (or CR LF), in UTF-8, or in UTF-16 or UTF-32 that can be told."""
+    """JSON Lines: one object per line, ending in LF or CR LF; UTF-8, or UTF-16 and UTF-32 where they can be told."""
     stream = _as_utf8(file)
     number = 0
     while line := stream.readline(longest + 1):
@@ -181,18 +184,13 @@ def encoding_of(head: bytes) -> tuple[str, int]:
     for mark, name in _MARKS:
         if head.startswith(mark):
             return name, len(mark)
-    zeros = tuple(byte == 0 for byte in head[:4])
-    guess = {
-        (False, True, True, True): "utf-32-le",
-        (True, True, True, False): "utf-32-be",
-        (False, True, False, True): "utf-16-le",
-        (True, False, True, False): "utf-16-be",
-    }.get(zeros, "utf-8")
-    return guess, 0
+    zeros = "".join("0" if byte == 0 else "x" for byte in head[:4])
+    guesses = {"x000": "utf-32-le", "000x": "utf-32-be", "x0x0": "utf-16-le", "0x0x": "utf-16-be"}
+    return guesses.get(zeros, "utf-8"), 0
 
 
-def _as_utf8(file: BinaryIO) -> io.BufferedReader:
-    buffered = file if isinstance(file, io.BufferedReader) else io.BufferedReader(_Raw(file))
+def _as_utf8(file: BinaryIO) -> io.BufferedReader[Any]:
+    buffered: io.BufferedReader[Any] = file if isinstance(file, io.BufferedReader) else io.BufferedReader(_Raw(file))
     encoding, skip = encoding_of(buffered.peek(4)[:4])
     buffered.read(skip)
     if encoding == "utf-8":
@@ -216,9 +214,9 @@ class _Raw(io.RawIOBase):
 
 
 class _Transcoded(io.RawIOBase):
-    """A UTF-16 or UTF-32 stream as UTF-8. What stands for no character becomes invalid UTF-8: its row is bad, no other."""
+    """A UTF-16 or UTF-32 stream as UTF-8. What stands for no character becomes invalid UTF-8: only its row is bad."""
 
-    def __init__(self, file: io.BufferedReader, encoding: str) -> None:
+    def __init__(self, file: io.BufferedReader[Any], encoding: str) -> None:
         codecs.register_error("nightschool-broken", _broken)
         self._file = file
         self._decoder = codecs.getincrementaldecoder(encoding)("nightschool-broken")

@@ -2,7 +2,7 @@
 
     {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}     chat
     {"prompt": "...", "completion": "..."}                                                          prompt+completion
-    {"prompt": [messages], "completion": [messages]}                                                chat, only the completion learned
+    {"prompt": [messages], "completion": [messages]}                       chat, only the completion is learned
     {"text": "..."}                                                                                 text
 
 Where a row has the keys of several, the first in this list counts. Other keys are left alone, except those that would

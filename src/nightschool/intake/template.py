@@ -1,8 +1,8 @@
 """Chat templates: which one is used, what its text renders to, and which characters of it the assistant wrote.
 
-The assistant's part is found in one of three ways, in this order: `{% generation %}` markers in the template; the marked
-version that trl keeps of a known template; else by rendering the chat up to each answer and comparing (`_by_prefix`), which
-is checked and refuses a template that writes earlier turns differently later.
+The assistant's part is found in one of three ways, in this order: `{% generation %}` markers in the template; the
+marked version that trl keeps of a known template; else by rendering the chat up to each answer and comparing
+(`_by_prefix`), which is checked and refuses a template that writes earlier turns differently later.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ class _Renderer:
         try:
             texts, spans = render_jinja_template(
                 conversations=[messages],
-                tools=self._tools,
+                tools=list(self._tools) if self._tools else None,
                 chat_template=self._text,
                 return_assistant_tokens_mask=mark,
                 add_generation_prompt=prompt,
@@ -175,11 +175,11 @@ class _Renderer:
         except Exception as error:
             # A template is a program by someone else: whatever it raises is about this chat.
             raise RowError("the chat template refuses the chat", f"{_roles(messages)}; {error}"[:500]) from None
-        return texts[0], list(spans[0]) if mark else []
+        return texts[0], [(int(start), int(stop)) for start, stop in spans[0]] if mark else []
 
 
 def _by_prefix(draw: _Renderer, chat: Chat) -> tuple[str, list[Span]]:
-    """The characters that each answer adds, checked: everything before it and the answer itself must be in the whole."""
+    """The characters that each answer adds, checked: what comes before it, and the answer, must be in the whole."""
     whole, _ = draw(chat.messages, mark=False)
     spans = []
     for index, message in enumerate(chat.messages):
@@ -189,7 +189,7 @@ def _by_prefix(draw: _Renderer, chat: Chat) -> tuple[str, list[Span]]:
         upto = draw(chat.messages[: index + 1], mark=False)[0]
         if not (upto.startswith(before) and whole.startswith(upto)):
             raise RowError(
-                "the chat template writes an answer differently once more follows, so what the assistant wrote cannot be told",
+                "the chat template writes an answer differently once more follows, so it cannot be told from the rest",
                 f"message {index + 1}; put {{% generation %}} markers into the template (model.chat_template), "
                 'or set data.loss_on = "all"',
             )

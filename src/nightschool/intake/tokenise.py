@@ -4,8 +4,8 @@
     prompt+completion    the completion and the end-of-sequence token
     text                 everything, and the end-of-sequence token
 
-With `loss_on = "all"` every token is learned. Special tokens at the start are those that the tokenizer adds to plain text;
-for chats it is the template that writes them, and none is added again.
+With `loss_on = "all"` every token is learned. Special tokens at the start are those that the tokenizer adds to plain
+text; for chats it is the template that writes them, and none is added again.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ class Tokeniser:
             return row.prompt + row.completion, []
         if not self._tokenizer.is_fast and not self._all:
             raise ModelError(
-                f"The tokenizer {type(self._tokenizer).__name__} cannot say which characters a token stands for, so the "
-                'answers of a chat cannot be found. Set data.loss_on = "all", or use a model with a tokenizer.json.'
+                f"The tokenizer {type(self._tokenizer).__name__} cannot say which characters a token stands for, so "
+                'the answers of a chat cannot be found. Set data.loss_on = "all", or use a model with a tokenizer.json.'
             )
         return templates.render(self._template, row, self._kwargs, self._date)
 
@@ -151,7 +151,9 @@ class Tokeniser:
                 yield BadRow(number, "no tokens to learn", self._why(row), _preview(row))
 
     def _call(self, texts: list[str], **options: Any) -> Any:
-        return self._tokenizer(texts, return_attention_mask=False, return_token_type_ids=False, verbose=False, **options)
+        return self._tokenizer(
+            texts, return_attention_mask=False, return_token_type_ids=False, verbose=False, **options
+        )
 
     def _mask(self, tokens: list[int], offsets: list[Span], spans: list[Span]) -> np.ndarray:
         """Mark the tokens of the character spans, and the end of each turn."""
@@ -160,7 +162,10 @@ class Tokeniser:
         train = np.zeros(len(tokens), dtype=np.int8)
         where = np.array(offsets, dtype=np.int64).reshape(-1, 2)
         for start, stop in spans:
-            inside = np.flatnonzero((where[:, 1] > start) & (where[:, 0] < stop))
+            # Some tokenizers trim white space off the offsets: then a token of nothing else has a width of zero, at its
+            # end, and still belongs here if that is where the span ends.
+            trimmed = (where[:, 0] == where[:, 1]) & (where[:, 1] == stop)
+            inside = np.flatnonzero((where[:, 1] > start) & ((where[:, 0] < stop) | trimmed))
             if not len(inside):
                 continue
             first, last = int(inside[0]), int(inside[-1])

@@ -1,7 +1,7 @@
-"""Which files in the inbox may be taken. Looking is `scan`; deciding is `settled`, a pure function with the clock passed in.
+"""Which files in the inbox may be taken. Looking is `scan`; deciding is `settled`, a pure function of the clock too.
 
-A file is ready when size, modification time and inode have stayed as they are for a while: a copy in progress changes at
-least one of them. What can never be a data file is refused with a reason, left where it is, and told once.
+A file is ready when size, modification time and inode have stayed as they are for a while: a copy in progress changes
+at least one of them. What can never be a data file is refused with a reason, left where it is, and told once.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nightschool.ledger.database import PAGE, Database, page_size
@@ -66,6 +67,13 @@ class Boundaries:
             f"SELECT {_COLUMNS} FROM boundaries WHERE position > ? ORDER BY position LIMIT ?", (after, page_size(limit))
         )
         return [_from_sql(row) for row in rows]
+
+    def each(self) -> Iterator[BoundaryRow]:
+        """Every boundary, in order. Read in pages; no lock is held in between."""
+        after = -1
+        while page := self.listing(after):
+            yield from page
+            after = page[-1].position
 
     def delete_from(self, position: int) -> None:
         """Remove the boundaries at `position` and behind it: a cut has taken their entries out."""

@@ -52,7 +52,7 @@ class Database:
         self._lock = threading.RLock()
         self._pid = os.getpid()
         self._depth = 0
-        self._doomed = False
+        self._failed: BaseException | None = None
         mode = "rwc" if may_create else "rw"
         with self._errors():
             self._connection = sqlite3.connect(
@@ -91,8 +91,8 @@ class Database:
         Where an inner block fails the whole transaction is lost, even if somebody swallows the exception on the way
         out: the outermost block then raises StorageError instead of committing one half.
         """
+        self._guard()
         with self._lock:
-            self._guard()
             if self._depth:
                 yield from self._inner()
             else:
@@ -100,8 +100,8 @@ class Database:
 
     def rows(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[tuple[Any, ...]]:
         """Fetch every row of a query. The read lock is gone when this returns."""
+        self._guard()
         with self._lock, self._errors():
-            self._guard()
             return self._connection.execute(sql, parameters).fetchall()
 
     def row(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> tuple[Any, ...] | None:
@@ -128,11 +128,11 @@ class Database:
             if self._connection.in_transaction:  # the disk failed even while the one before was undone
                 self._connection.execute("ROLLBACK")
             self._connection.execute(BEGIN)
-        self._depth, self._doomed = 1, False
+        self._depth, self._failed = 1, None
         try:
             yield
-            if self._doomed or not self._connection.in_transaction:
-                raise StorageError(f"A change to {self.path} failed half-way; all of it was undone.")
+            if self._failed or not self._connection.in_transaction:
+                raise self._half_way()
             with self._errors():
                 self._connection.execute("COMMIT")
         except BaseException:
@@ -143,18 +143,22 @@ class Database:
 
     def _inner(self) -> Iterator[None]:
         # SQLite itself gives up the whole transaction on a full disk; going on would commit statement by statement.
-        if self._doomed or not self._connection.in_transaction:
-            raise StorageError(
-                f"An earlier part of this change to {self.path} failed; nothing more is written with it."
-            )
+        if self._failed or not self._connection.in_transaction:
+            raise self._half_way()
         self._depth += 1
         try:
             yield
-        except BaseException:
-            self._doomed = True
+        except BaseException as error:
+            self._failed = self._failed or error
             raise
         finally:
             self._depth -= 1
+
+    def _half_way(self) -> StorageError:
+        text = f"A part of this change to {self.path} failed, so nothing of it was kept: {self._failed}"
+        error = StorageError(text, getattr(self._failed, "errno", None))
+        error.__cause__ = self._failed
+        return error
 
     def _rollback(self) -> None:
         if self._connection.in_transaction:

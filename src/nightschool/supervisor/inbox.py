@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nightschool.intake import watch
 from nightschool.ledger import Arrival, Ledger
-from nightschool.logs import escape, in_bytes
+from nightschool.words import escape, in_bytes
 
 NAMED = 10
 BUSY_SHARE = 10

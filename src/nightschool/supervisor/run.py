@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nightschool import __version__, durable, logs
+from nightschool import __version__, adding, durable, logs
 from nightschool.errors import NightschoolError, StorageError, WorkspaceError
 from nightschool.ledger import Ledger
 from nightschool.settings import Settings
@@ -374,7 +374,7 @@ class Supervisor:
 
 def _clear_old(tmp: Path) -> None:
     """Remove what a killed `add` left behind; one that is still copying touches its folder today."""
-    for folder in tmp.glob("add-*"):
+    for folder in tmp.glob(f"{adding.SCRATCH}*"):
         with suppress(OSError):
             if time.time() - folder.stat().st_mtime > OLD_SECONDS:
                 shutil.rmtree(folder)

@@ -7,7 +7,7 @@ checkpoint stands; `MANIFEST.json`, written last, says that it is whole.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,49 +95,77 @@ def load_optimizer_state(folder: Path) -> dict[str, Any]:
     """
     path = folder / OPTIMIZER
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(
             f"{path} was refused: it is no plain optimizer state ({type(error).__name__}: {str(error)[:200]}). "
             "A checkpoint is never unpickled."
         ) from None
+    if not _is_state_dict(state):
+        raise CheckpointError(f"{path} was refused: it holds no optimizer state. Use another checkpoint.")
+    return state
+
+
+def _is_state_dict(state: Any) -> bool:
+    """Whether this is laid out as an optimizer's state is: plain containers may hold anything."""
+    if not isinstance(state, dict):
+        return False
+    groups, moments = state.get("param_groups"), state.get("state")
+    return (
+        isinstance(groups, list)
+        and all(isinstance(group, dict) and isinstance(group.get("params"), list) for group in groups)
+        and isinstance(moments, dict)
+        and all(isinstance(values, dict) for values in moments.values())
+    )
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What a start found: the checkpoint to use, if any, and those that cannot be used, with reasons."""
+    """What a start found.
 
-    folder: Path | None
-    record: Record | None
+    Attributes:
+        folder, record: the checkpoint to use, if there is one.
+        damaged, foreign: (step, folder, reason) of those that cannot be used.
+        whole: steps of those that can, the one to use among them.
+    """
+
+    folder: Path | None = None
+    record: Record | None = None
     damaged: list[tuple[int, Path, str]] = field(default_factory=list)
     foreign: list[tuple[int, Path, str]] = field(default_factory=list)
+    whole: list[int] = field(default_factory=list)
 
 
 def choose(folder: Path, root: str, entries: list[Entry]) -> Choice:
-    """The newest checkpoint in `folder` that is whole and belongs, found by number, contents and lineage."""
-    damaged: list[tuple[int, Path, str]] = []
-    foreign: list[tuple[int, Path, str]] = []
+    """The newest checkpoint in `folder` that is whole and belongs, found by number, contents and lineage.
+
+    Those before it are looked at too, but not hashed: retention must not count a cut-off one among those it keeps.
+    """
+    choice = Choice()
     for step, path in reversed(checkpoints_in(folder)):
-        problems = durable.check(path, deep=True)
+        problems = durable.check(path, deep=choice.record is None)
         if problems:
-            damaged.append((step, path, "; ".join(problems)))
+            choice.damaged.append((step, path, "; ".join(problems)))
             continue
         record = read_record(path)
         reason = belongs(record, root, entries)
         if reason is None and record.step != step:
             reason = f"its name says step {step}, its contents step {record.step}"
-        if reason is None:
-            return Choice(path, record, damaged, foreign)
-        foreign.append((step, path, reason))
-    return Choice(None, None, damaged, foreign)
+        if reason is not None:
+            choice.foreign.append((step, path, reason))
+            continue
+        choice.whole.append(step)
+        if choice.record is None:
+            choice = replace(choice, folder=path, record=record)
+    return choice
 
 
 def verify_digests(record: Record, found: Digests, folder: Path) -> None:
     """Raise CheckpointError unless the state that was loaded is the state that was saved, to the last bit."""
     for part, digest in (("weights", found.weights), ("optimizer", found.optimizer)):
-        if record.digests[part] != digest:
+        if record.digests.get(part) != digest:
             raise CheckpointError(
                 f"{folder}: after loading, the {part} are not what was saved (digest {digest}, expected "
-                f"{record.digests[part]}). Training does not go on from a state that is not the run's own. "
+                f"{record.digests.get(part)}). Training does not go on from a state that is not the run's own. "
                 "Please report this with the versions of torch, transformers and peft."
             )

@@ -66,6 +66,8 @@ class Loop:
         self.open_data = open_data
         self.entries: list[Entry] = []
         self.done = 0
+        self.on_entry: Callable[[int, Entry], None] | None = None
+        """Called with position and entry before the first step of each, when the state is the one that step meets."""
         self.built: Built = model.build(settings, root, accelerator.device)
         self.weights = model.trainable_state(self.built.model, self.built.method)
         self.parameters = [p for p in self.built.model.parameters() if p.requires_grad]
@@ -107,6 +109,12 @@ class Loop:
         """Where the next step is, or None when the curriculum is done."""
         return curriculum.place(self.entries, self.done)
 
+    def resets(self, place: curriculum.Place) -> bool:
+        """Whether the next step, at `place`, begins with fresh moments. A further range of the same file does not."""
+        if self.entries[place.index].settings["carry_optimizer"]:
+            return False
+        return curriculum.schedule_origin(self.entries, place.index) == self.done
+
     def step(self) -> StepResult:
         """Take the next step.
 
@@ -115,14 +123,16 @@ class Loop:
         Raises:
             IndexError: the curriculum has no further step.
         """
-        began = time.perf_counter()
         place = self.next_place()
         if place is None:
             raise IndexError("the curriculum has no further step")
         entry = self.entries[place.index]
         recipe = entry.settings
-        if place.local == entry.start and not recipe["carry_optimizer"]:
+        if self.resets(place):
             optimizer.reset(self.optimizer)
+        if place.local == entry.start and self.on_entry is not None:
+            self.on_entry(place.index, entry)
+        began = time.perf_counter()
         data = self._reader(place.index, entry)
 
         numbers = curriculum.step_sequences(self.seed, entry, place.local)

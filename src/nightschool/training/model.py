@@ -222,7 +222,12 @@ def _checkpoint_gradients(base: Any, setting: bool | str, device: torch.device, 
         )
     if able and (setting is True or (setting == "auto" and device.type != "cpu")):
         # Without reentry, frozen inputs need no gradient of their own and the bits stay the same.
-        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        how = {"use_reentrant": False}
+        if hasattr(base, "activation_checkpointing_enable"):
+            base.activation_checkpointing_enable(activation_checkpointing_kwargs=how)
+        else:
+            # Its name up to transformers 5.22.
+            base.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
 
 
 def offline() -> None:

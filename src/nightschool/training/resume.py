@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from nightschool import curriculum, durable
 from nightschool.curriculum import Entry
-from nightschool.errors import CheckpointError
+from nightschool.errors import CheckpointError, WorkspaceError
 from nightschool.ledger import EntryRow, Ledger
 from nightschool.record import Record, entries_of, read_record, root_digest
 from nightschool.training import checkpoint
 from nightschool.training.checkpoint import Choice
-from nightschool.training.saver import in_bytes
+from nightschool.words import in_bytes
 
 if TYPE_CHECKING:
     from nightschool.workspace import Layout
@@ -24,12 +24,16 @@ log = logging.getLogger("nightschool.resume")
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run goes on: the entries, the checkpoint (None: from the base model), and the generation."""
+    """Where a run goes on: the entries, the checkpoint (None: from the base model), and the generation.
+
+    `whole` are the steps of all checkpoints that could be gone on from.
+    """
 
     entries: list[Entry]
     folder: Path | None
     record: Record | None
     generation: int
+    whole: list[int]
 
 
 def read_generation(layout: Layout) -> int:
@@ -62,8 +66,8 @@ def find_start(layout: Layout, ledger: Ledger, root_record: dict[str, Any]) -> S
     if choice.record is None and (choice.damaged or choice.foreign or ledger.checkpoints.newest() is not None):
         raise CheckpointError(_none_usable(layout, choice))
     _set_aside(layout, ledger, choice, generation)
-    repair(ledger, entries, choice.record)
-    return Start(entries, choice.folder, choice.record, generation)
+    repair(ledger, entries, choice)
+    return Start(entries, choice.folder, choice.record, generation, choice.whole)
 
 
 def _entries_ahead(layout: Layout, digest: str, entries: list[Entry], generation: int, ledger: Ledger) -> list[Entry]:
@@ -77,11 +81,28 @@ def _entries_ahead(layout: Layout, digest: str, entries: list[Entry], generation
         if record.generation != generation or curriculum.lineage(digest, theirs, record.step) != record.lineage:
             continue
         if curriculum.lineage(digest, theirs, total) == curriculum.lineage(digest, entries, total):
+            _check_known(ledger, theirs, folder)
             positions = {row.position: row for row in ledger.entries.all()}
             ledger.entries.replace_all([_row(at, entry, positions.get(at)) for at, entry in enumerate(theirs)])
             _say(ledger, "repaired", f"The ledger was behind {folder.name}; its list of files was brought up to date.")
             return theirs
     return entries
+
+
+def _check_known(ledger: Ledger, entries: list[Entry], folder: Path) -> None:
+    """Raise unless the ledger knows every file of `entries`: one put back from an old backup may not, or give its number
+    to another file.
+    """
+    for entry in entries:
+        try:
+            known = ledger.files.get(entry.file_id).data_digest == entry.data_digest
+        except KeyError:
+            known = False
+        if not known:
+            raise WorkspaceError(
+                f"{ledger.path} is older than {folder.name}: it does not know file {entry.file_id}, which that "
+                f"checkpoint was trained on. Put back a newer copy of {ledger.path.name}; nothing was changed."
+            )
 
 
 def _row(position: int, entry: Entry, known: EntryRow | None) -> EntryRow:
@@ -130,8 +151,9 @@ def _set_aside(layout: Layout, ledger: Ledger, choice: Choice, generation: int) 
             log.warning("%s was moved to %s.", path.name, target)
 
 
-def repair(ledger: Ledger, entries: list[Entry], record: Record | None) -> None:
-    """Make the ledger's view of progress that of the checkpoint."""
+def repair(ledger: Ledger, entries: list[Entry], choice: Choice) -> None:
+    """Make the ledger's view of progress that of the checkpoints."""
+    record, folder = choice.record, choice.folder
     done = record.step if record else 0
     ends: dict[int, int] = {}
     for index, entry in enumerate(entries):
@@ -144,11 +166,16 @@ def repair(ledger: Ledger, entries: list[Entry], record: Record | None) -> None:
             if state != wanted and state in ("archived", "ready", "training", "trained", "learned"):
                 ledger.files.set_state(file_id, wanted)
         known = {(row.step, row.generation) for row in ledger.checkpoints.listing(state="published")}
-        if record and (record.step, record.generation) not in known:
-            # Killed between the rename and the commit.
+        for step, generation in known:
+            if step not in choice.whole:
+                # Killed between a rename out of the way and the commit, or removed by hand.
+                ledger.checkpoints.retire(step, "it is not there any more", generation=generation)
+        if record and folder and (record.step, record.generation) not in known:
+            # Killed between the rename into place and the commit.
             ledger.checkpoints.publish(
-                step=record.step, generation=record.generation, lineage=record.lineage,
-                path=f"checkpoint-{record.step}", bytes_adapter=0, bytes_optimizer=0, seconds=0.0, stalled_seconds=0.0,
+                step=record.step, generation=record.generation, lineage=record.lineage, path=folder.name,
+                bytes_adapter=sum(path.stat().st_size for path in folder.glob("*.safetensors")),
+                bytes_optimizer=(folder / checkpoint.OPTIMIZER).stat().st_size,
             )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from nightschool import durable
 from nightschool.errors import BusyError, NightschoolError
 from nightschool.training import checkpoint, model, retention, state
+from nightschool.words import in_bytes
 
 if TYPE_CHECKING:
     from nightschool.ledger import Ledger
@@ -170,12 +171,3 @@ def publish_root(layout: Layout, loop: Loop, newest: Path) -> None:
 
 def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def in_bytes(number: float) -> str:
-    """`number` of bytes as people read it, in powers of 1000."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:.1f} TB"

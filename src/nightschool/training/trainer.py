@@ -30,6 +30,8 @@ from nightschool.workspace import Layout
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from nightschool.training.state import Digests
+
 log = logging.getLogger("nightschool.trainer")
 
 POLL_SECONDS = 0.2
@@ -115,13 +117,14 @@ class Trainer:
                 log.warning("%s", note)
         self._write_tokenizer()
         self.saver = Saver(
-            layout, ledger, lock, self.loop, self.recorder.flush, {step for step, _ in layout.checkpoints()}
+            layout, ledger, lock, self.loop, self.recorder.flush, set(start.whole)
         )
         self.saved = 0
         self.saved_at = time.monotonic()
         self.changes: list[dict[str, Any]] = []
         self.history: deque[dict[str, float]] = deque(maxlen=HISTORY)
-        self.boundary: str | None = None
+        self.boundary: Digests | None = None
+        self.loop.on_entry = self._check_boundary
         self.not_finite = 0
         self.last: StepResult | None = None
         self._take_up(start)
@@ -139,7 +142,7 @@ class Trainer:
             return
         found = self.loop.restore(start.folder, start.record)
         self.saved = start.record.step
-        self.boundary = str(found)
+        self.boundary = found
         publish_root(self.layout, self.loop, start.folder)
         log.info(
             "Resuming from checkpoint: %s (step %d, %s; optimizer state loaded, %s, equal to what was saved).",
@@ -204,8 +207,6 @@ class Trainer:
         place = self.loop.next_place()
         assert place is not None
         entry = self.loop.entries[place.index]
-        if place.local == entry.start:
-            self._check_boundary(place.index, entry)
         if self.progress.phase != "training" or place.local == entry.start:
             self.progress.file = self.ledger.files.get(entry.file_id).name
             self.progress.file_steps = entry.length
@@ -214,18 +215,22 @@ class Trainer:
         self.last = result
         self._note(result, place.local + 1)
         if result.ends_entry:
-            self.boundary = str(self.loop.digests())
+            self.boundary = self.loop.digests()
             self.ledger.files.trained(entry.file_id)
         self._save_if_due("", ends=result.ends_entry)
 
     def _check_boundary(self, position: int, entry: curriculum.Entry) -> None:
-        """Prove that this file starts from the very bits the one before it left."""
-        if position == 0 or self.boundary is None:
+        """Prove that the first step on this file meets the very bits that the file before it left."""
+        place = self.loop.next_place()
+        if position == 0 or self.boundary is None or place is None:
             return
-        note = None if entry.settings["carry_optimizer"] else RESET_NOTE
+        before, after, note = str(self.boundary), self.loop.digests(), None
+        if self.loop.resets(place):
+            # The moments are gone because the user asked; the weights must be carried all the same.
+            before, after, note = self.boundary.weights, after.weights, RESET_NOTE
         with self.ledger.transaction():
-            self.ledger.boundaries.before(position, self.loop.done, self.boundary)
-            carried = self.ledger.boundaries.after(position, str(self.loop.digests()), note)
+            self.ledger.boundaries.before(position, self.loop.done, before)
+            carried = self.ledger.boundaries.after(position, str(after), note)
         if not carried:
             raise TrainingError(
                 f"Before the first step on file {entry.file_id} the weights or the optimizer are not what the file "

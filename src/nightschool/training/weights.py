@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
 from collections.abc import Mapping
@@ -122,8 +123,13 @@ def _read(path: Path) -> dict[str, Tensor]:
 def _converted(model: Any, folder: Path) -> dict[str, Tensor] | None:
     """The folder's weights in the live model's layout, through transformers' own loader; None if that fails."""
     try:
+        # With the live configuration: the folder's may be another model's, of any size.
         other, report = type(model).from_pretrained(
-            folder, dtype=model.dtype, local_files_only=True, output_loading_info=True
+            folder,
+            config=copy.deepcopy(model.config),
+            dtype=model.dtype,
+            local_files_only=True,
+            output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError):
         return None

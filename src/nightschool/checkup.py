@@ -1,0 +1,243 @@
+"""The checks of `nightschool doctor`: is everything there that training needs? Imports neither torch nor numpy."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from nightschool import basemodel, durable
+from nightschool.creation import check_model
+from nightschool.errors import NightschoolError
+from nightschool.ledger import Ledger
+from nightschool.settings import Settings, load_settings
+from nightschool.words import in_bytes
+from nightschool.workspace import Layout
+
+Verdict = Literal["good", "note", "bad"]
+LITTLE_ROOM = 2_000_000_000
+SHOWN = ("torch", "transformers", "peft", "accelerate", "trl", "datasets")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor: what was looked at, the verdict, what was found, and what to do about it."""
+
+    what: str
+    verdict: Verdict
+    found: str
+    advice: str = ""
+
+
+def examine(find: Callable[[], Layout]) -> Iterator[Finding]:
+    """All findings, in the order they are made. `find` gives the workspace or raises."""
+    yield from machine()
+    try:
+        layout = find()
+        layout.require()
+    except NightschoolError as error:
+        yield Finding("workspace", "bad", str(error))
+        return
+    yield Finding("workspace", "good", str(layout.root))
+    yield from permissions(layout)
+    yield from ledger(layout)
+    yield from holders(layout)
+    try:
+        settings = load_settings(layout.settings_file)
+    except NightschoolError as error:
+        yield Finding("settings", "bad", str(error))
+        return
+    yield Finding("settings", "good", f"{layout.settings_file.name} is well-formed")
+    yield from model(settings)
+    yield from room(layout, settings)
+
+
+def machine() -> Iterator[Finding]:
+    """Python, the libraries and the GPU."""
+    version = ".".join(map(str, sys.version_info[:3]))
+    system = f"Python {version} on {sys.platform}, SQLite {sqlite3.sqlite_version}"
+    if sys.platform == "linux":
+        yield Finding("system", "good", system)
+    else:
+        yield Finding("system", "note", system, "Only Linux is tested.")
+    wrong = [*_unmet()]
+    versions = ", ".join(f"{name} {_version(name) or 'missing'}" for name in SHOWN)
+    if wrong:
+        yield Finding("libraries", "bad", "; ".join(wrong), "Install them again: pip install --upgrade nightschool")
+    else:
+        yield Finding("libraries", "good", versions)
+    memory = gpu_memory()
+    if memory is None:
+        yield Finding("gpu", "note", "no NVIDIA GPU found (nvidia-smi)", "Training works on the CPU, slowly.")
+    else:
+        yield Finding("gpu", "good", f"NVIDIA, {in_bytes(memory)}")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _unmet() -> Iterator[str]:
+    from packaging.requirements import Requirement
+
+    for text in metadata.requires("nightschool") or []:
+        requirement = Requirement(text)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        installed = _version(requirement.name)
+        if installed is None:
+            yield f"{requirement.name} is not installed"
+        elif not requirement.specifier.contains(installed, prereleases=True):
+            yield f"{requirement.name} is {installed}, needed is {requirement.specifier}"
+
+
+def gpu_memory() -> int | None:
+    """Bytes of the largest NVIDIA GPU's memory; None without one."""
+    if shutil.which("nvidia-smi") is None:
+        return None
+    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+        return max(int(line) for line in done.stdout.split()) * 1024 * 1024
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+
+
+def permissions(layout: Layout) -> Iterator[Finding]:
+    """Whether every folder that is written to can be."""
+    folders = (
+        layout.root, layout.inbox, layout.archive, layout.rejected, layout.current_model, layout.state,
+        layout.prepared, layout.incoming, layout.tmp,
+    )  # fmt: skip
+    missing = [f for f in folders if not f.is_dir()]
+    closed = [f for f in folders if f.is_dir() and not os.access(f, os.R_OK | os.W_OK | os.X_OK)]
+    if closed:
+        names = ", ".join(str(f.relative_to(layout.root.parent)) for f in closed)
+        yield Finding(
+            "permissions", "bad", f"not writable: {names}", f"Give this user the right to write: chown -R {_user()} DIR"
+        )
+    elif missing:
+        names = ", ".join(str(f.relative_to(layout.root)) for f in missing)
+        yield Finding("permissions", "note", f"missing: {names}", "They are made again when they are needed.")
+    else:
+        yield Finding("permissions", "good", "all folders can be written")
+
+
+def _user() -> str:
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
+def ledger(layout: Layout) -> Iterator[Finding]:
+    """Whether the ledger opens and is sound."""
+    try:
+        with Ledger.open(layout.ledger) as opened:
+            problems = opened.check()
+            files = sum(opened.files.counts().values())
+    except NightschoolError as error:
+        yield Finding("ledger", "bad", str(error))
+        return
+    if problems:
+        yield Finding("ledger", "bad", "; ".join(problems[:3]), f"Restore {layout.ledger} from a backup.")
+    else:
+        yield Finding("ledger", "good", f"sound; it knows {files:,} {'file' if files == 1 else 'files'}")
+
+
+def holders(layout: Layout) -> Iterator[Finding]:
+    """Who works on this workspace right now."""
+    try:
+        supervisor = durable.holder(layout.supervisor_lock)
+        trainer = durable.holder(layout.trainer_lock)
+    except NightschoolError as error:
+        yield Finding("machine", "bad", str(error))
+        return
+    if supervisor is not None:
+        training = f", its trainer is process {trainer}" if trainer is not None else ", its trainer does not run"
+        yield Finding("machine", "good", f"runs as process {supervisor}{training}")
+    elif trainer is not None:
+        yield Finding(
+            "machine", "note", f"does not run, but a trainer (process {trainer}) does",
+            "It saves and ends by itself; if it hangs, kill it.",
+        )  # fmt: skip
+    else:
+        yield Finding("machine", "good", "does not run: `nightschool run` starts it")
+
+
+def model(settings: Settings) -> Iterator[Finding]:
+    """Whether the base model can be read, and fits."""
+    try:
+        folder = check_model(settings.model.name, settings.model.revision)
+    except NightschoolError as error:
+        yield Finding("model", "bad", str(error))
+        return
+    needed = [*basemodel.model_files(folder), *basemodel.tokenizer_files(folder)]
+    closed = [path.name for path in needed if not os.access(path, os.R_OK)]
+    if closed:
+        yield Finding("model", "bad", f"{folder}: cannot read {', '.join(closed)}", "Give this user the right to read.")
+        return
+    size = weight_bytes(folder)
+    yield Finding("model", "good", f"{folder} ({in_bytes(size)} of weights)")
+    if settings.model.quantization != "none" and _version("bitsandbytes") is None:
+        yield Finding("quantization", "bad", "bitsandbytes is not installed", "pip install 'nightschool[quantization]'")
+    memory = gpu_memory() if settings.model.device != "cpu" else None
+    if memory is not None and settings.model.quantization == "none" and size > 0.8 * memory:
+        yield Finding(
+            "fit", "bad", f"the weights ({in_bytes(size)}) leave too little of the GPU's {in_bytes(memory)}",
+            'Set model.quantization = "4bit" before training begins, or use a smaller base model.',
+        )  # fmt: skip
+
+
+def weight_bytes(folder: Path) -> int:
+    """Size of a base model's weight files."""
+    return sum(p.stat().st_size for p in basemodel.model_files(folder) if p.suffix in (".safetensors", ".bin"))
+
+
+def room(layout: Layout, settings: Settings) -> Iterator[Finding]:
+    """Whether the disk has room for the checkpoints to come."""
+    try:
+        free = shutil.disk_usage(layout.current_model).free
+        size, told = checkpoint_bytes(layout, settings)
+    except (OSError, NightschoolError) as error:
+        yield Finding("disk", "bad", f"{layout.current_model} cannot be looked at: {error}")
+        return
+    # One is written while the old ones are still there.
+    lacking = settings.checkpoints.save_total_limit + 1 - len(layout.checkpoints())
+    needed = max(1, lacking) * size
+    found = f"{in_bytes(free)} free; {told}"
+    if free < needed:
+        yield Finding(
+            "disk", "bad", f"{found}, so {in_bytes(needed)} are needed",
+            "Free some space, or lower checkpoints.save_total_limit. Training waits when the disk is full.",
+        )  # fmt: skip
+    elif free < needed + LITTLE_ROOM:
+        yield Finding("disk", "note", found, "It will be full soon: archive and prepared files grow too.")
+    else:
+        yield Finding("disk", "good", found)
+
+
+def checkpoint_bytes(layout: Layout, settings: Settings) -> tuple[int, str]:
+    """How large a checkpoint is, or will be, and how that is known."""
+    saved: list[tuple[int, Path]] = layout.checkpoints()
+    if saved:
+        size = sum(path.stat().st_size for path in saved[-1][1].rglob("*") if path.is_file())
+        return size, f"a checkpoint takes {in_bytes(size)}"
+    if settings.training.method == "lora":
+        return 0, "no checkpoint yet"
+    folder = basemodel.resolve(settings.model.name, settings.model.revision)
+    # Weights and two moments, in float32, of what lies on the disk in 2 bytes a parameter or more.
+    size = 6 * weight_bytes(folder)
+    return size, f"a checkpoint will take up to {in_bytes(size)}"

@@ -1,0 +1,31 @@
+"""`nightschool run`: the machine itself."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from nightschool.cli.common import layout_of
+
+
+def run(
+    ctx: typer.Context,
+    until_idle: Annotated[
+        bool, typer.Option("--until-idle", help="Stop, with a checkpoint, when nothing is left to learn.")
+    ] = False,
+) -> None:
+    """Watch the inbox and train until told to stop.
+
+    Ctrl-C, SIGTERM or `nightschool stop` save a checkpoint first; the next run goes on from there. A second Ctrl-C
+    ends at once, and the next run goes on from the last checkpoint. The log is shown as it grows.
+    """
+    from nightschool.settings import load_settings
+    from nightschool.supervisor.run import run as supervise
+    from nightschool.supervisor.signals import StopSignals
+
+    with StopSignals() as signals:
+        layout = layout_of(ctx)
+        settings = load_settings(layout.settings_file)
+        code = supervise(layout, settings, until_idle, lambda line: print(line, flush=True), signals=signals)
+    raise typer.Exit(code)

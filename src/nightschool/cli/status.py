@@ -1,0 +1,50 @@
+"""`nightschool status`: what the machine is doing."""
+
+from __future__ import annotations
+
+import typer
+
+from nightschool.cli.common import Json, count, layout_of, local_time, print_json, print_row
+from nightschool.status import Status, read_status
+
+
+def status(ctx: typer.Context, json: Json = False) -> None:
+    """Show what the machine is doing.
+
+    With --json: state, step, lineage, current_file, queued, learned, rejected, loss, learning_rate,
+    tokens_per_second, last_checkpoint, last_snapshot, and more. These names are stable.
+    """
+    layout = layout_of(ctx)
+    layout.require()
+    found = read_status(layout)
+    if json:
+        print_json(found.to_dict())
+        return
+    for label, text in _lines(found):
+        print_row((label, text), (11, 0))
+
+
+def _lines(found: Status) -> list[tuple[str, str]]:
+    state = f"{found.state}: {found.reason}" if found.reason else found.state
+    if found.paused and found.pid is None:
+        state += " (and `nightschool resume` ends the pause)"
+    since = f" (since {local_time(found.since)})" if found.since else ""
+    files = [f"{found.queued:,} waiting", f"{found.learned:,} learned"]
+    for number, word in ((found.rejected, "rejected"), (found.duplicates, "duplicate"), (found.set_aside, "set aside")):
+        if number:
+            files.append(f"{number:,} {word}")
+    lines = [("state", state + since), ("files", ", ".join(files)), ("step", f"{found.step:,}")]
+    if found.current_file:
+        lines.insert(1, ("learning", found.current_file))
+    if found.loss is not None:
+        lines.append(("loss", f"{found.loss:.4f}"))
+    if found.learning_rate is not None:
+        lines.append(("rate", f"{found.learning_rate:.3g}"))
+    if found.tokens_per_second is not None:
+        lines.append(("speed", f"{count(round(found.tokens_per_second), 'token')} per second"))
+    saved = found.last_checkpoint
+    text = f"{saved['path']}, {local_time(saved['written_at'])}" if saved else "none yet"
+    lines.append(("checkpoint", text))
+    if found.lineage:
+        lines.append(("lineage", found.lineage[:16]))
+    return lines

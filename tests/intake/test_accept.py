@@ -1,0 +1,373 @@
+"""From the inbox to the archive: byte for byte, nothing lost at any moment, nothing followed, nothing overwritten."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nightschool import durable
+from nightschool.errors import StorageError
+from nightschool.intake import accept
+from nightschool.ledger import Arrival
+
+from .workspaces import TODAY, Killed, Workspace, dying
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path / "w")
+
+
+def take(place: Workspace, number: int) -> accept.Outcome:
+    return accept.take(place.layout, place.ledger, place.get(number), TODAY)
+
+
+def test_a_file_is_archived_byte_for_byte_and_leaves_the_inbox(place):
+    data = b'{"text": "a"}\r\n\x00\xff no matter what\n'
+    number = place.drop("a.jsonl", data)
+    assert take(place, number) == "archived"
+    row = place.get(number)
+    assert (row.state, row.bytes, row.sha256) == ("archived", len(data), hashlib.sha256(data).hexdigest())
+    assert row.archive == f"archive/{TODAY}/a.jsonl"
+    assert place.tree() == {f"archive/{TODAY}/a.jsonl": data}
+    assert [event.kind for event in place.ledger.events.latest()] == ["file_archived"]
+
+
+def test_e5_the_same_bytes_under_another_name_are_a_duplicate_that_is_named(place):
+    first, second = place.drop("a.jsonl", b"x"), place.drop("b.jsonl", b"x")
+    assert take(place, first) == "archived"
+    assert take(place, second) == "duplicate"
+    row = place.get(second)
+    assert (row.state, row.duplicate_of) == ("duplicate", first)
+    assert "a.jsonl" in (row.reason or "")
+    assert place.tree() == {f"archive/{TODAY}/a.jsonl": b"x"}
+
+
+def test_e5_with_again_the_same_bytes_are_taken_once_more(place):
+    take(place, place.drop("a.jsonl", b"x"))
+    assert take(place, place.drop("a.jsonl", b"x", again=True)) == "archived"
+    assert place.tree() == {f"archive/{TODAY}/a.jsonl": b"x", f"archive/{TODAY}/a-2.jsonl": b"x"}
+
+
+def test_e5_after_a_rejected_file_the_same_bytes_are_tried_again(place):
+    first = place.drop("a.jsonl", b"x")
+    take(place, first)
+    place.ledger.files.reject(first, "because")
+    assert take(place, place.drop("a.jsonl", b"x")) == "archived"
+
+
+def test_e5_the_bytes_of_a_duplicate_take_the_place_of_an_archived_copy_that_vanished(place):
+    take(place, place.drop("a.jsonl", b"x"))
+    (place.layout.archive / TODAY / "a.jsonl").unlink()
+    take(place, place.drop("b.jsonl", b"x"))
+    assert place.tree() == {f"archive/{TODAY}/a.jsonl": b"x"}
+
+
+def test_e6_the_same_name_with_other_bytes_is_a_new_file_and_overwrites_nothing(place):
+    numbers = []
+    for data in (b"1", b"2", b"3"):
+        numbers.append(place.drop("a.jsonl", data))
+        take(place, numbers[-1])
+    assert set(place.tree().values()) == {b"1", b"2", b"3"}
+    for number, data in zip(numbers, (b"1", b"2", b"3"), strict=True):
+        assert (place.layout.root / (place.get(number).archive or "")).read_bytes() == data
+
+
+@pytest.mark.parametrize("when", ["grows", "is replaced", "is truncated"])
+def test_e3_a_file_that_changes_while_it_is_copied_is_read_again(place, monkeypatch, when):
+    number = place.drop("a.jsonl", b"first version")
+    source = place.layout.inbox / "a.jsonl"
+
+    class Meddling(durable.Effects):
+        done = False
+
+        def sync(self, fd: int) -> None:
+            super().sync(fd)
+
+        def write(self, fd: int, data: memoryview) -> int:
+            written = super().write(fd, data)
+            if not self.done:
+                self.done = True
+                if when == "grows":
+                    with source.open("ab") as file:
+                        file.write(b" and more")
+                elif when == "is truncated":
+                    os.truncate(source, 3)
+                else:
+                    (source.parent / ".new").write_bytes(b"first version")
+                    (source.parent / ".new").rename(source)
+            return written
+
+    with durable.use(Meddling()):
+        assert take(place, number) == "later"
+    assert place.get(number).state == "arrived"
+    final = source.read_bytes()
+    assert take(place, number) == "archived"
+    assert place.tree() == {f"archive/{TODAY}/a.jsonl": final}
+
+
+def test_e3_a_file_replaced_after_it_was_copied_stays_in_the_inbox(place):
+    number = place.drop("a.jsonl", b"old")
+    source = place.layout.inbox / "a.jsonl"
+    real = place.ledger.files.archived
+
+    def replaced(*arguments: Any) -> None:
+        real(*arguments)
+        (source.parent / ".new").write_bytes(b"new")
+        (source.parent / ".new").rename(source)
+
+    place.ledger.files.archived = replaced
+    assert take(place, number) == "archived"
+    assert place.tree() == {f"archive/{TODAY}/a.jsonl": b"old", "inbox/a.jsonl": b"new"}
+    (second,) = place.look()
+    del place.ledger.files.archived
+    take(place, second)
+    assert set(place.tree().values()) == {b"old", b"new"}
+
+
+def test_e4_a_file_removed_before_it_was_taken_is_said_to_be(place):
+    number = place.drop("a.jsonl", b"x")
+    (place.layout.inbox / "a.jsonl").unlink()
+    assert take(place, number) == "rejected"
+    assert "removed" in (place.get(number).reason or "")
+
+
+def _link(path: Path) -> None:
+    (path.parent.parent / "secret").write_bytes(b"secret")
+    path.symlink_to(path.parent.parent / "secret")
+
+
+@pytest.mark.parametrize("make", [_link, lambda path: os.mkfifo(path), Path.mkdir])
+def test_e13_what_became_no_plain_file_is_refused_and_not_followed(place, make):
+    number = place.drop("a.jsonl", b"x")
+    path = place.layout.inbox / "a.jsonl"
+    path.unlink()
+    make(path)
+    assert take(place, number) == "rejected"
+    assert "not a plain file" in (place.get(number).reason or "")
+    tree = place.tree("archive", "rejected", ".nightschool/incoming")
+    assert list(tree) == ["rejected/a.jsonl.why.txt"]
+    assert b"left where it is" in tree["rejected/a.jsonl.why.txt"]
+    assert os.path.lexists(path)
+
+
+@pytest.mark.parametrize("name", ["../../evil.jsonl", "/etc/evil.jsonl", "a/b.jsonl"])
+def test_e13_a_name_never_leads_out_of_the_archive(place, name):
+    source = place.layout.incoming / "one"
+    source.write_bytes(b"x")
+    (number,) = place.ledger.files.arrive([Arrival(name, str(source))])
+    take(place, number)
+    assert place.get(number).archive == f"archive/{TODAY}/{Path(name).name}"
+
+
+def test_e15_a_file_that_cannot_be_read_is_refused_and_the_next_proceeds(place, monkeypatch):
+    bad, good = place.drop("a.jsonl", b"x"), place.drop("b.jsonl", b"y")
+    real = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: "a.jsonl" not in str(path) and real(path, mode))
+    assert take(place, bad) == "rejected"
+    assert "permission denied" in (place.get(bad).reason or "")
+    assert take(place, good) == "archived"
+
+
+def test_e15_a_file_on_a_broken_disk_is_refused_and_the_next_proceeds(place, monkeypatch):
+    bad, good = place.drop("a.jsonl", b"x"), place.drop("b.jsonl", b"y")
+    real, source = os.readv, place.layout.inbox / "a.jsonl"
+
+    def broken(fd: int, buffers: Any) -> int:
+        if os.fstat(fd).st_ino == source.stat().st_ino:
+            raise OSError(errno.EIO, "Input/output error")
+        return real(fd, buffers)
+
+    monkeypatch.setattr(os, "readv", broken)
+    monkeypatch.setattr(accept, "_digest", lambda path: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error")))
+    assert take(place, bad) == "rejected"
+    assert "Input/output error" in (place.get(bad).reason or "")
+    monkeypatch.undo()
+    assert take(place, good) == "archived"
+    assert (place.layout.inbox / "a.jsonl").exists(), "left where it is"
+
+
+def test_e21_a_file_that_is_open_for_writing_is_not_taken(place):
+    number = place.drop("a.jsonl", b"x")
+    with (place.layout.inbox / "a.jsonl").open("ab"):
+        if not accept._held_open_for_writing(place.layout.inbox / "a.jsonl"):
+            pytest.skip("this file system grants no leases")
+        assert take(place, number) == "later"
+        assert place.get(number).state == "arrived"
+    assert take(place, number) == "archived"
+
+
+def test_c8_without_hard_links_the_bytes_are_copied(place):
+    class NoLinks(durable.Effects):
+        def link(self, source: Path, target: Path) -> None:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    number = place.drop("a.jsonl", b"x" * 100)
+    with durable.use(NoLinks()):
+        take(place, number)
+    assert place.tree() == {f"archive/{TODAY}/a.jsonl": b"x" * 100}
+
+
+def test_a_full_disk_is_a_storage_error_and_the_file_stays(place):
+    number = place.drop("a.jsonl", b"x")
+
+    class Full(durable.Effects):
+        def write(self, fd: int, data: memoryview) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with durable.use(Full()), pytest.raises(StorageError):
+        take(place, number)
+    assert place.tree() == {"inbox/a.jsonl": b"x"}
+    assert place.get(number).state == "arrived"
+    assert take(place, number) == "archived"
+
+
+def test_bytes_handed_over_are_renamed_and_end_the_same(place):
+    source = place.layout.incoming / "one"
+    source.write_bytes(b"x")
+    (number,) = place.ledger.files.arrive([Arrival("a.jsonl", str(source))])
+    writes: list[str] = []
+
+    class Watching(durable.Effects):
+        def write(self, fd: int, data: memoryview) -> int:
+            writes.append("write")
+            return super().write(fd, data)
+
+    with durable.use(Watching()):
+        take(place, number)
+    assert place.tree() == {f"archive/{TODAY}/a.jsonl": b"x"}
+    assert not writes, "the bytes are not copied twice"
+
+
+def test_what_others_are_writing_into_incoming_is_left_alone(place):
+    (place.layout.incoming / ".tmp-12345678").write_bytes(b"half")
+    (place.layout.incoming / "other").write_bytes(b"whole")
+    accept.recover(place.layout, place.ledger)
+    assert len(place.tree(".nightschool/incoming")) == 2
+
+
+def test_bytes_that_the_ledger_does_not_know_are_left_alone(place):
+    stray = place.layout.incoming / "taken" / "77"
+    stray.parent.mkdir()
+    stray.write_bytes(b"x")
+    assert accept.recover(place.layout, place.ledger) == 0
+    assert stray.exists()
+
+
+# --- a crash between any two steps
+
+
+def fill(place: Workspace) -> None:
+    """A plain file, the same bytes again, the same name with other bytes, and one handed over."""
+    place.drop("a.jsonl", b"one")
+    place.drop("b.jsonl", b"one")
+    (place.layout.inbox / "low").mkdir(exist_ok=True)
+    (place.layout.inbox / "low" / "a.jsonl").write_bytes(b"two")
+    (place.layout.incoming / "handed").write_bytes(b"three")
+    place.ledger.files.arrive(
+        [
+            Arrival("a.jsonl", str(place.layout.inbox / "low" / "a.jsonl"), 2),
+            Arrival("c.jsonl", str(place.layout.incoming / "handed")),
+        ]
+    )
+
+
+def take_all(place: Workspace) -> None:
+    while row := place.ledger.files.next_to_take():
+        accept.take(place.layout, place.ledger, row, TODAY)
+
+
+def test_law_3_a_crash_between_any_two_steps_ends_in_the_same_result(tmp_path):
+    calm = Workspace(tmp_path / "calm")
+    fill(calm)
+    with dying(calm, 10_000) as counted:
+        take_all(calm)
+    expected = calm.picture()
+    assert set(expected["files"].values()) == {b"one", b"two", b"three"}
+    assert counted.count > 60
+    for point in range(counted.count):
+        place = Workspace(tmp_path / str(point))
+        fill(place)
+        with contextlib.suppress(Killed), dying(place, point):
+            take_all(place)
+        # At the moment of the crash, every byte is somewhere.
+        assert {b"one", b"two", b"three"} <= set(place.tree().values()), point
+        place.restart()
+        accept.recover(place.layout, place.ledger)
+        place.look()
+        take_all(place)
+        assert place.picture() == expected, (point, counted.names[point])
+        assert not list(place.layout.incoming.rglob("*.*"))
+        place.ledger.close()
+
+
+def test_law_3_two_crashes_in_a_row_end_in_the_same_result(tmp_path):
+    calm = Workspace(tmp_path / "calm")
+    fill(calm)
+    with dying(calm, 10_000) as counted:
+        take_all(calm)
+    expected = calm.picture()
+    for first in range(0, counted.count, 11):
+        for second in range(0, 30, 5):
+            place = Workspace(tmp_path / f"{first}-{second}")
+            fill(place)
+            with contextlib.suppress(Killed), dying(place, first):
+                take_all(place)
+            place.restart()
+            with contextlib.suppress(Killed), dying(place, second):
+                accept.recover(place.layout, place.ledger)
+                place.look()
+                take_all(place)
+            place.restart()
+            accept.recover(place.layout, place.ledger)
+            place.look()
+            take_all(place)
+            assert place.picture() == expected, (first, second)
+            place.ledger.close()
+
+
+def test_control_clearing_the_inbox_before_the_bytes_are_kept_loses_them(tmp_path, monkeypatch):
+    """The broken variant: the file goes first. Some crash point then leaves the bytes nowhere."""
+    real = accept._stage
+
+    def careless(layout: Any, source: Path, staged: Path) -> Any:
+        data = source.read_bytes()
+        durable.remove_file(source)
+        source.write_bytes(data)
+        return real(layout, source, staged)
+
+    monkeypatch.setattr(accept, "_stage", careless)
+    lost = 0
+    for point in range(12):
+        place = Workspace(tmp_path / str(point))
+        place.drop("a.jsonl", b"one")
+        with contextlib.suppress(Killed), dying(place, point):
+            take_all(place)
+        lost += b"one" not in place.tree().values()
+        place.ledger.close()
+    assert lost
+
+
+def test_control_without_recovery_some_crash_ends_differently(tmp_path):
+    different = 0
+    calm = Workspace(tmp_path / "calm")
+    fill(calm)
+    with dying(calm, 10_000) as counted:
+        take_all(calm)
+    for point in range(0, counted.count, 5):
+        place = Workspace(tmp_path / str(point))
+        fill(place)
+        with contextlib.suppress(Killed), dying(place, point):
+            take_all(place)
+        place.restart()
+        place.look()
+        take_all(place)
+        different += place.picture() != calm.picture()
+        place.ledger.close()
+    assert different

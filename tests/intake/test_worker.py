@@ -1,0 +1,161 @@
+"""The worker: what it does next, who is blamed when it fails, and that a crash at any point changes nothing in the end."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tracemalloc
+from typing import Any
+
+import pytest
+
+from nightschool.errors import ModelError, SettingsError
+from nightschool.intake import accept, packing, prepare, worker
+from nightschool.intake.prepare import Tools
+from tests import tiny
+
+from .workspaces import TODAY, Killed, Workspace, dying, lines
+
+CHAT = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}]}
+
+
+def test_files_are_prepared_a_few_ahead_and_the_head_of_the_queue_always(place):
+    numbers = [place.drop(f"{i}.jsonl", lines({"text": f"file {i}"})) for i in range(5)]
+    done = place.work()
+    assert done.count("archived") == 5
+    assert done.count("ready") == worker.AHEAD
+    urgent = place.layout.inbox / "high" / "z.jsonl"
+    urgent.write_bytes(lines({"text": "urgent"}))
+    (number,) = place.look()
+    assert place.work() == ["archived", "ready"]
+    assert place.get(number).state == "ready"
+    assert [place.get(n).state for n in numbers] == ["ready"] * 3 + ["archived"] * 2
+
+
+def test_a_worker_that_is_stopped_in_the_middle_leaves_nothing_behind(place):
+    number = place.drop("a.jsonl", lines(*tiny.text_rows(600)))
+    calls = iter(range(1000))
+    busy = place.worker(stopping=lambda: next(calls) >= 2)
+    assert busy.step() == "archived"
+    with pytest.raises(worker.Stopped):
+        busy.step()
+    assert place.get(number).state == "archived"
+    assert not list(place.layout.prepared.iterdir())
+    assert not list(place.layout.tmp.iterdir())
+    assert place.work() == ["ready"], "being stopped does not count against the file"
+
+
+def test_b7_a_file_that_ends_the_process_again_and_again_is_rejected(place, monkeypatch):
+    number = place.drop("a.jsonl", lines({"text": "poison"}))
+    good = place.drop("b.jsonl", lines({"text": "fine"}))
+    place.worker().step()
+    place.worker().step()
+
+    def die(*_: Any, **__: Any) -> Any:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "prepare", die)
+        for _ in range(worker.TRIES):
+            with pytest.raises(Killed):
+                place.worker().step()
+            place.restart()
+    assert place.work() == ["rejected", "ready"]
+    assert "ended the intake process 3 times" in (place.get(number).reason or "")
+    assert place.get(good).state == "ready"
+
+
+def test_a_model_without_a_tokenizer_blames_no_file(tmp_path):
+    place = Workspace(tmp_path / "w", tmp_path / "missing")
+    number = place.drop("a.jsonl", lines(CHAT))
+    with pytest.raises(ModelError):
+        place.work()
+    assert place.get(number).state == "archived"
+
+
+def test_a_template_that_is_no_jinja_blames_no_file(place, tmp_path):
+    (tmp_path / "t.jinja").write_text("{% for %}")
+    settings = place.settings
+    broken = settings.model.model_copy(update={"chat_template": str(tmp_path / "t.jinja")})
+    place.settings = settings.model_copy(update={"model": broken})
+    number = place.drop("a.jsonl", lines(CHAT))
+    with pytest.raises(SettingsError, match="no valid Jinja"):
+        place.work()
+    assert place.get(number).state == "archived"
+
+
+def test_a_file_that_is_still_written_to_does_not_hold_up_the_others(place):
+    first, second = place.drop("a.jsonl", lines({"text": "a"})), place.drop("b.jsonl", lines({"text": "b"}))
+    clock = [0.0]
+    slow = place.worker(clock=lambda: clock[0])
+    with (place.layout.inbox / "a.jsonl").open("ab") as file:
+        from nightschool.intake.accept import _held_open_for_writing
+
+        if not _held_open_for_writing(place.layout.inbox / "a.jsonl"):
+            pytest.skip("this file system grants no leases")
+        assert slow.step() == "later"
+        assert slow.step() == "archived"
+        assert place.get(second).state == "archived"
+        file.write(b"\n")
+    clock[0] = 100.0
+    assert slow.step() == "archived"
+    assert place.get(first).state == "archived"
+
+
+# --- a crash between any two steps
+
+
+def fill(place: Workspace) -> None:
+    place.drop("good.jsonl", lines({"text": "a"}, {"text": "b"}))
+    place.drop("partly.jsonl", lines(*[{"text": str(i)} for i in range(9)], b"bad"))
+    place.drop("broken.jsonl", lines(b"bad", {"text": "c"}))
+    while row := place.ledger.files.next_to_take():
+        accept.take(place.layout, place.ledger, row, TODAY)
+
+
+def test_law_3_a_crash_between_any_two_steps_of_preparing_ends_in_the_same_result(tmp_path, model, monkeypatch):
+    calm = Workspace(tmp_path / "calm", model)
+    tools = Tools(calm.settings)
+    monkeypatch.setattr(prepare, "Tools", lambda *_: tools)
+    fill(calm)
+    with dying(calm, 10_000) as counted:
+        calm.work()
+    expected = calm.picture()
+    states = [row.state for row in calm.rows()]
+    assert states == ["ready", "ready", "rejected"]
+    before = Workspace(tmp_path / "before", model)
+    fill(before)
+    before.ledger.close()
+    for point in range(counted.count):
+        shutil.copytree(before.layout.root, tmp_path / str(point))
+        place = Workspace(tmp_path / str(point), model)
+        with contextlib.suppress(Killed), dying(place, point):
+            place.work()
+        place.restart()
+        place.work()
+        assert place.picture() == expected, (point, counted.names[point])
+        assert not list(place.layout.tmp.iterdir())
+        assert not [p for p in place.layout.rejected.iterdir() if p.name.startswith(".")]
+        place.ledger.close()
+
+
+# --- memory (B11)
+
+
+def test_b11_memory_does_not_grow_with_the_file(place, monkeypatch):
+    """A file eight times as long takes about as much memory."""
+    monkeypatch.setattr(packing, "BLOCK_ROWS", 50)
+    tools = Tools(place.settings)
+    monkeypatch.setattr(prepare, "Tools", lambda *_: tools)
+    place.drop("warm.jsonl", lines({"text": "x"}))
+    place.work()
+    peaks = []
+    for count in (200, 1600):
+        rows = [{"text": f"{count} {i} " + "word " * 400} for i in range(count)]
+        place.drop(f"{count}.jsonl", lines(*rows))
+        del rows
+        tracemalloc.start()
+        place.work()
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.3 * peaks[0], peaks
