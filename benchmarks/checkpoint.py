@@ -30,10 +30,6 @@ from nightschool.intake.packing import Packed
 from nightschool.training.trainer import Trainer
 
 GOAL = 0.15
-HIDDEN = 768
-LAYER_PARAMETERS = 4 * HIDDEN**2 + 3 * HIDDEN * 3 * HIDDEN
-RANK_PARAMETERS = 4 * 2 * HIDDEN + 3 * 4 * HIDDEN
-"""Of LoRA on every linear layer, for each rank and layer."""
 LORA_LAYERS = 11
 
 
@@ -47,6 +43,7 @@ class Plan:
         rounds: background and blocking saves.
         quiet: quiet steps on either side of a save.
         length: tokens per step: sets how long a step is.
+        hidden: width of the model; its layers, or the adapter's rank, follow from the gigabytes.
     """
 
     gigabytes: float
@@ -54,6 +51,7 @@ class Plan:
     rounds: int = 10
     quiet: int = 4
     length: int = 64
+    hidden: int = 768
     threads: int = 1
 
 
@@ -64,12 +62,13 @@ QUICK = Plan(0.1, rounds=3)
 def measure(plan: Plan, folder: Path) -> dict[str, Any]:
     """Run all rounds; returns what `write` stores."""
     torch.set_num_threads(plan.threads)
-    where = common.machine()
+    scene = common.Scene()
     wanted = plan.gigabytes * 1e9 / 12
     lora = plan.method == "lora"
-    layers = LORA_LAYERS if lora else max(1, round(wanted / LAYER_PARAMETERS))
-    rank = max(1, round(wanted / RANK_PARAMETERS / layers))
-    base = common.make_base(folder / "base", HIDDEN, layers)
+    # Per layer, and for LoRA per rank: four attention matrices, and three of the MLP, which is three times as wide.
+    layers = LORA_LAYERS if lora else max(1, round((wanted - 2 * 259 * plan.hidden) / (13 * plan.hidden**2)))
+    rank = max(1, round(wanted / (20 * plan.hidden) / layers))
+    base = common.make_base(folder / "base", plan.hidden, layers)
     layout = common.workspace(
         folder / "workspace", base, plan.threads, training={"method": plan.method, "train_batch_size": 1},
         data={"max_length": plan.length}, **({"lora": {"r": rank}} if lora else {}),
@@ -77,7 +76,7 @@ def measure(plan: Plan, folder: Path) -> dict[str, Any]:
     common.add_file(layout, "topics", _sequences(base, plan.length), epochs=100)
     rounds = _Rounds(plan)
     common.run_trainer(layout, rounds.turns)
-    return {"benchmark": "checkpoint", "where": where, **asdict(plan), **rounds.result()}
+    return {"benchmark": "checkpoint", "where": scene.described(), **asdict(plan), **rounds.result()}
 
 
 def _sequences(base: Path, length: int) -> list[Packed]:
@@ -169,9 +168,9 @@ def show(result: dict[str, Any]) -> str:
     ]
     size = result["checkpoint_bytes"] / 1e9
     return (
-        f"{common.heading(result['where'])}\n\n{result['method']}, a checkpoint of {size:.2f} GB: median (quartiles) of "
-        f"{result['rounds']} saves. Goal for the first line: at most {GOAL}. The very first copy, which also makes the "
-        f"buffer, took {result['first_copy']:.2f} s.\n\n{common.table(['', ''], rows)}"
+        f"{common.heading(result['where'])}\n\n{result['method']}, a checkpoint of {size:.2f} GB: median (quartiles) "
+        f"of {result['rounds']} saves. Goal for the first line: at most {GOAL}. The very first copy, which also makes "
+        f"the buffer, took {result['first_copy']:.2f} s.\n\n{common.table(['', ''], rows)}"
     )
 
 

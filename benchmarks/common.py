@@ -9,6 +9,7 @@ import platform
 import shutil
 import sqlite3
 import statistics
+import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -184,23 +185,39 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(padded)
 
 
-def machine() -> dict[str, Any]:
-    """Where and with what this was measured."""
-    names = {}
-    for package in PACKAGES:
-        names[package] = version(package)
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "sqlite": sqlite3.sqlite_version,
-        "load_before": round(os.getloadavg()[0], 2),
-        "threads": torch.get_num_threads(),
-        "versions": names,
-    }
+class Scene:
+    """Where, when and with what something is measured, and how much others used the machine meanwhile."""
+
+    def __init__(self) -> None:
+        self._load = os.getloadavg()[0]
+        self._began = time.monotonic()
+        self._busy, self._own = _busy_seconds(), time.process_time()
+
+    def described(self) -> dict[str, Any]:
+        """All of it, at the end of the measurement; plain JSON values."""
+        seconds = time.monotonic() - self._began
+        others = (_busy_seconds() - self._busy) - (time.process_time() - self._own)
+        return {
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "processor": _processor(),
+            "cores": len(os.sched_getaffinity(0)),
+            "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+            "system": platform.platform(),
+            "python": platform.python_version(),
+            "sqlite": sqlite3.sqlite_version,
+            "threads": torch.get_num_threads(),
+            "versions": {package: version(package) for package in PACKAGES},
+            "seconds": round(seconds, 1),
+            "load_before": round(self._load, 2),
+            "others_cores": round(max(0.0, others) / max(seconds, 1e-9), 2),
+        }
+
+
+def _busy_seconds() -> float:
+    """Processor seconds that anything on this machine has used since it started, the kernel's own among them."""
+    fields = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:]
+    user, nice, system, _, _, irq, softirq, steal = (int(field) for field in fields[:8])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
 def _processor() -> str:
@@ -211,12 +228,12 @@ def _processor() -> str:
 
 
 def heading(where: dict[str, Any]) -> str:
-    """Machine, versions and date in two lines."""
+    """Machine, versions and date in a few lines."""
     versions = ", ".join(f"{name} {number}" for name, number in where["versions"].items())
     return (
         f"{where['date']} · {where['processor']}, {where['cores']} cores, {where['memory_gb']} GB · torch threads: "
-        f"{where['threads']} · load when it began: {where['load_before']}\n"
-        f"Python {where['python']}, SQLite {where['sqlite']}, {versions}"
+        f"{where['threads']}\nPython {where['python']}, SQLite {where['sqlite']}, {versions}\n"
+        f"Took {where['seconds']:.0f} s, while other programs and the kernel used {where['others_cores']:.2f} cores."
     )
 
 

@@ -91,7 +91,7 @@ class Run:
 def measure(plan: Plan, folder: Path) -> dict[str, Any]:
     """Train every recipe with every seed; returns what `write` stores."""
     torch.set_num_threads(plan.threads)
-    where = common.machine()
+    scene = common.Scene()
     by_recipe: dict[str, list[Run]] = {name: [] for name in RECIPES}
     trained_base = folder / "base"
     if plan.method == "lora":
@@ -100,20 +100,20 @@ def measure(plan: Plan, folder: Path) -> dict[str, Any]:
         base = (
             trained_base if plan.method == "lora" else common.make_base(folder / f"base-{seed}", plan.hidden, 2, seed)
         )
-        scene = _Scene(plan, folder / f"seed-{seed}", seed, base)
-        runs = {"nightschool": _nightschool(scene)}
+        text = _Text(plan, folder / f"seed-{seed}", seed, base)
+        runs = {"nightschool": _nightschool(text)}
         for name in RECIPES[:3]:
-            runs[name] = _per_file(scene, name)
+            runs[name] = _per_file(text, name)
         _check_equal_start(runs)
         for name in RECIPES:
             by_recipe[name].append(runs[name])
     return {
-        "benchmark": "continuity", "where": where, **asdict(plan),
+        "benchmark": "continuity", "where": scene.described(), **asdict(plan),
         "recipes": {name: _summary(runs) for name, runs in by_recipe.items()},
     }  # fmt: skip
 
 
-class _Scene:
+class _Text:
     """What all recipes of one seed share: text, base model, settings, order."""
 
     def __init__(self, plan: Plan, folder: Path, seed: int, base: Path) -> None:
@@ -174,11 +174,11 @@ def _sequences(tokenizer: Any, passages: Sequence[str], length: int) -> list[Pac
     ]
 
 
-def _nightschool(scene: _Scene) -> Run:
+def _nightschool(text: _Text) -> Run:
     run = Run([], [])
 
     def turns(trainer: Trainer) -> Generator[None]:
-        for _ in scene.files:
+        for _ in text.files:
             run.losses.append([])
             yield
             while trainer.last is not None:
@@ -186,27 +186,27 @@ def _nightschool(scene: _Scene) -> Run:
                 if trainer.last.ends_entry:
                     break
                 yield
-            run.hold_out.append(scene.hold_out(trainer.loop.built.model))
+            run.hold_out.append(text.hold_out(trainer.loop.built.model))
 
-    common.run_trainer(scene.layout, turns)
-    with Ledger.open(scene.layout.ledger) as ledger:
-        scene.entries = entries_of(ledger)
+    common.run_trainer(text.layout, turns)
+    with Ledger.open(text.layout.ledger) as ledger:
+        text.entries = entries_of(ledger)
     return run
 
 
-def _per_file(scene: _Scene, recipe: str) -> Run:
+def _per_file(text: _Text, recipe: str) -> Run:
     """One `train()` of a new transformers Trainer per file."""
     from transformers import PrinterCallback, TrainingArguments, default_data_collator
     from transformers import Trainer as Rival
     from transformers.trainer_utils import get_last_checkpoint
 
-    output = scene.folder / recipe.replace(", ", "-")
-    plan, run = scene.plan, Run([], [])
-    trained = scene.build().model
-    for rows in scene.in_order():
+    output = text.folder / recipe.replace(", ", "-")
+    plan, run = text.plan, Run([], [])
+    trained = text.build().model
+    for rows in text.in_order():
         if recipe == "resume":
             # A script that is started for each file begins with the base model, and loads the checkpoint over it.
-            trained = scene.build().model
+            trained = text.build().model
         seen = _losses_of()
         arguments = TrainingArguments(
             output_dir=str(output), per_device_train_batch_size=plan.batch, num_train_epochs=1,
@@ -214,7 +214,7 @@ def _per_file(scene: _Scene, recipe: str) -> Run:
             optim="adamw_torch", weight_decay=0.0, max_grad_norm=1.0, train_sampling_strategy="sequential",
             save_strategy="epoch" if recipe == "resume" else "no", save_total_limit=2, logging_strategy="steps",
             logging_steps=1, use_cpu=True, report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
-            seed=scene.settings.training.seed,
+            seed=text.settings.training.seed,
         )  # fmt: skip
         rival = Rival(
             model=trained, args=arguments, train_dataset=rows,  # pyright: ignore[reportArgumentType]
@@ -224,7 +224,7 @@ def _per_file(scene: _Scene, recipe: str) -> Run:
         newest = get_last_checkpoint(str(output)) if output.is_dir() else None
         rival.train(resume_from_checkpoint=newest)
         run.losses.append(seen.losses)
-        run.hold_out.append(scene.hold_out(rival.model))
+        run.hold_out.append(text.hold_out(rival.model))
     return run
 
 
@@ -313,7 +313,7 @@ LOOK = {
     "resume": ("#c77d0a", ":", "resume_from_checkpoint, per file"),
     "reset, linear": ("#d1495b", "--", "new optimizer per file, linear decay"),
     "reset": ("#8f6bb3", "-.", "new optimizer per file, constant rate"),
-    "nightschool": ("#1f8a70", "-", "nightschool"),
+    "nightschool": ("#23976f", "-", "nightschool"),
 }
 GREY = "#7d828a"
 """In the middle between black and white: it can be read on a light page and on a dark one."""
@@ -327,7 +327,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot
 
     recipes, files = result["recipes"], result["files"]
-    style = {
+    style: dict[Any, Any] = {
         "font.size": 12, "axes.edgecolor": GREY, "axes.labelcolor": GREY, "xtick.color": GREY, "ytick.color": GREY,
         "text.color": GREY, "axes.spines.top": False, "axes.spines.right": False, "axes.titlecolor": GREY,
     }  # fmt: skip
@@ -343,14 +343,18 @@ def plot(result: dict[str, Any], path: Path) -> None:
             look = {"color": colour, "linestyle": line, "linewidth": 2.4 if name == "nightschool" else 1.8}
             for at, losses in zip(edges, one["losses"], strict=False):
                 # A curve per file: what a recipe leaves out stays a gap.
-                if len(losses) > 1:
-                    left.plot(range(at + 1, at + len(losses) + 1), _smooth(losses), **look)
-            right.plot(range(1, files + 1), one["hold_out_after_file"], marker="o", markersize=4, label=label, **look)
+                marker = "." if len(losses) < 3 else None
+                left.plot(range(at + 1, at + len(losses) + 1), _smooth(losses), marker=marker, **look)
+            held = one["hold_out_after_file"]
+            right.plot(range(1, files + 1), held, marker="o", markersize=4, label=label, **look)
+            right.annotate(
+                f"{held[-1]:.2f}", (files, held[-1]), (7, 0), textcoords="offset points", va="center", color=colour
+            )  # fmt: skip
         left.set(xlabel="step", ylabel="training loss, nats per byte")
-        left.set_title("Training; lines are the ends of files", fontsize=12, loc="left")
+        left.set_title("Training; thin lines are the ends of files", fontsize=12, loc="left")
         right.set(xlabel="files learned", ylabel="hold-out loss, nats per byte", xticks=range(1, files + 1))
-        right.set_title("Text that was never trained on", fontsize=12, loc="left")
-        right.legend(frameon=False, fontsize=10.5, labelcolor="linecolor")
+        right.set_title("On text that was never trained on", fontsize=12, loc="left")
+        figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=10.5, labelcolor="linecolor")
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=160, transparent=True)
         pyplot.close(figure)
@@ -379,8 +383,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(show(result))
     name = "continuity-lora" if options.lora else "continuity"
     drawing = options.plot or options.out / f"{name}.png"
+    print(f"\nWritten to {common.write(options.out, name, result)}.")
     plot(result, drawing)
-    print(f"\nWritten to {common.write(options.out, name, result)}, drawn in {drawing}.")
+    print(f"Drawn in {drawing}.")
 
 
 if __name__ == "__main__":

@@ -86,9 +86,9 @@ QUICK = Plan(tuple(replace(case, steps=max(2, case.steps // 5)) for case in CASE
 def measure(plan: Plan, folder: Path) -> dict[str, Any]:
     """Run every case; returns what `write` stores."""
     torch.set_num_threads(plan.threads)
-    where = common.machine()
+    scene = common.Scene()
     cases = [_measure(case, plan, folder / f"case-{number}") for number, case in enumerate(plan.cases)]
-    return {"benchmark": "overhead", "where": where, "rounds": plan.rounds, "cases": cases}
+    return {"benchmark": "overhead", "where": scene.described(), "rounds": plan.rounds, "cases": cases}
 
 
 def _measure(case: Case, plan: Plan, folder: Path) -> dict[str, Any]:
@@ -235,9 +235,18 @@ class _Contest:
                     else:
                         (self.bare if name == "bare" else self.again).run(steps)
                     turn = _Turn(time.perf_counter() - wall, time.process_time() - cpu, labels)
+                if name == "nightschool":
+                    self._check_recorded(trainer, labels)
                 if number:
                     self.found[name].append(turn)
         torch.use_deterministic_algorithms(True)
+
+    def _check_recorded(self, trainer: Trainer, labels: int) -> None:
+        """The turn trained on the batches that the bare loops get, and every step of it is in the ledger."""
+        done = trainer.loop.done
+        rows = trainer.ledger.steps.range(done - self.case.steps + 1, done)
+        if len(rows) != self.case.steps or sum(row.label_tokens for row in rows) != labels:
+            raise RuntimeError("nightschool has trained on other batches than the bare loop: nothing can be compared")
 
     def _next(self, trainer: Trainer) -> list[list[batch.Batch]]:
         """The batches of the steps that the trainer takes next, cell by cell."""

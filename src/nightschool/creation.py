@@ -12,6 +12,8 @@ from nightschool.ledger import Ledger
 from nightschool.settings import load_settings, parse_settings, render_default_toml
 from nightschool.workspace import SETTINGS_NAME, Layout
 
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+
 
 def create(folder: Path, model: str, settings: Mapping[str, Mapping[str, Any]]) -> Layout:
     """Make a workspace in `folder`; see `Workspace.create`. Nothing is made unless all is well."""
@@ -73,7 +75,7 @@ def check_model(name: str, revision: str | None = None) -> Path:
     files = [path.name for path in basemodel.model_files(folder)]
     if not any(name.endswith((".safetensors", ".bin")) for name in files):
         raise ModelError(f"{folder} holds no weights (*.safetensors). Save the base model there, or name another one.")
-    if not basemodel.tokenizer_files(folder):
+    if not any((folder / name).is_file() for name in VOCABULARIES) and not list(folder.glob("*.tiktoken")):
         raise ModelError(
             f"{folder} holds no tokenizer (tokenizer.json or tokenizer.model). Save the tokenizer beside the model, "
             "with `tokenizer.save_pretrained(...)`."

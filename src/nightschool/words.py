@@ -33,3 +33,18 @@ def in_bytes(number: float) -> str:
             return f"{number:.0f} B" if unit == "B" else f"{number:.3g} {unit}"
         number /= 1000
     return f"{number:,.1f} TB" if number < 100 else f"{number:,.0f} TB"
+
+
+def duration(seconds: float) -> str:
+    """A time for people: `40 s`, `12 min`, `3 h 20 min`, `2 days 4 h`."""
+    seconds = max(0.0, seconds)
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    days, hours = divmod(hours, 24)
+    return f"{days} days {hours} h" if hours else f"{days} days"

@@ -90,9 +90,12 @@ def test_e13_names_that_would_break_something_are_refused_and_shown_escaped(
     assert "\x1b" not in message
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_e15_an_unreadable_file_is_refused(here: Run, layout: Layout, data: Path) -> None:
-    data.chmod(0)
+def test_e15_an_unreadable_file_is_refused(
+    here: Run, layout: Layout, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Not by its mode: root, who runs the tests in a container, reads everything.
+    real = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != data and real(path, mode))
     assert "permission denied" in refused(here, layout, data)
 
 

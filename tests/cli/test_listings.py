@@ -55,7 +55,7 @@ def test_a6_checkpoints_are_in_the_order_of_their_numbers(here: Run) -> None:
     assert lines[2].split()[:2] == ["2,600", "published"]
 
 
-def test_e16_a_hundred_thousand_files_are_listed_as_one_array(here: Run, layout: Layout) -> None:
+def test_e16_more_files_than_a_page_are_listed_as_one_array(here: Run, layout: Layout) -> None:
     with Ledger.open(layout.ledger) as ledger:
         ledger.files.arrive([Arrival(f"{n}.jsonl", f"/gone/{n}") for n in range(5000)])
     assert len(here("files", "--json").json) == 5000

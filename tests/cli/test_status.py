@@ -92,7 +92,7 @@ def test_c10_a_missing_part_is_an_error_and_not_an_empty_workspace(here: Run, la
     assert "inbox is missing" in result.err
 
 
-HEAVY = {"torch", "transformers", "peft", "trl", "datasets", "accelerate", "pyarrow", "numpy", "pydantic", "rich"}
+HEAVY = {"torch", "transformers", "peft", "trl", "datasets", "accelerate", "pyarrow", "numpy", "rich"}
 
 
 def modules_of(*arguments: str) -> set[str]:
@@ -111,11 +111,13 @@ def modules_of(*arguments: str) -> set[str]:
 
 @pytest.mark.parametrize("command", ["status", "files", "log", "checkpoints", "pause", "resume", "stop"])
 def test_quick_commands_import_neither_torch_nor_anything_else_that_is_slow(layout: Layout, command: str) -> None:
-    assert not HEAVY & modules_of("-C", str(layout.root), command)
+    assert HEAVY & modules_of("-C", str(layout.root), command) == set()
+
+
+def test_control_the_modules_are_really_looked_at(layout: Layout) -> None:
+    assert "sqlite3" in modules_of("-C", str(layout.root), "status")
 
 
 @pytest.mark.parametrize("command", ["settings", "doctor", "verify", "lineage"])
 def test_no_command_imports_torch(layout: Layout, command: str) -> None:
-    assert not {"torch", "transformers", "peft", "trl", "datasets", "accelerate"} & modules_of(
-        "-C", str(layout.root), command
-    )
+    assert (HEAVY - {"numpy"}) & modules_of("-C", str(layout.root), command) == set()

@@ -131,6 +131,68 @@ def test_e3_a_file_replaced_after_it_was_copied_stays_in_the_inbox(place):
     assert set(place.tree().values()) == {b"old", b"new"}
 
 
+@pytest.mark.parametrize("what", ["replaces", "appends to"])
+def test_law_3_what_someone_writes_at_the_very_last_moment_is_not_removed(place, what):
+    """The file changes between the last look at it and the change that takes it out of the inbox."""
+    number = place.drop("a.jsonl", b"old")
+    dropped = place.layout.inbox / "a.jsonl"
+
+    class Meddling(durable.Effects):
+        def rename(self, source: Path, target: Path) -> None:
+            if source == dropped:
+                if what == "replaces":
+                    (dropped.parent / ".new").write_bytes(b"new")
+                    (dropped.parent / ".new").rename(dropped)
+                else:
+                    with dropped.open("ab") as file:
+                        file.write(b" and new")
+            super().rename(source, target)
+
+    with durable.use(Meddling()):
+        assert take(place, number) == "archived"
+    new = b"new" if what == "replaces" else b"old and new"
+    assert place.tree() == {f"archive/{TODAY}/a.jsonl": b"old", "inbox/a.jsonl": new}
+    assert take(place, place.look()[0]) == "archived"
+    assert set(place.tree().values()) == {b"old", new}
+
+
+def test_law_3_a_name_taken_again_while_the_old_file_is_aside_costs_neither(place):
+    number = place.drop("a.jsonl", b"old")
+    dropped = place.layout.inbox / "a.jsonl"
+
+    class Meddling(durable.Effects):
+        def rename(self, source: Path, target: Path) -> None:
+            if source == dropped:
+                dropped.write_bytes(b"second")
+                super().rename(source, target)
+                dropped.write_bytes(b"third")
+            else:
+                super().rename(source, target)
+
+    with durable.use(Meddling()):
+        take(place, number)
+    assert set(place.tree().values()) == {b"old", b"second", b"third"}
+
+
+def test_a_file_found_again_after_a_crash_before_recovery_is_a_duplicate_and_no_riddle(place):
+    number = place.drop("a.jsonl", b"x")
+    with contextlib.suppress(Killed), dying(place, 10_000) as counted:
+        take(place, number)
+    at = len(counted.names) - 1 - counted.names[::-1].index("rename")
+    place.ledger.close()
+    again = Workspace(place.layout.root.parent / "again")
+    number = again.drop("a.jsonl", b"x")
+    with contextlib.suppress(Killed), dying(again, at):
+        take(again, number)
+    again.restart()
+    assert again.get(number).state == "archived"
+    (second,) = again.look()
+    accept.recover(again.layout, again.ledger)
+    take(again, second)
+    assert again.get(second).state == "duplicate"
+    assert again.tree() == {f"archive/{TODAY}/a.jsonl": b"x"}
+
+
 def test_e4_a_file_removed_before_it_was_taken_is_said_to_be(place):
     number = place.drop("a.jsonl", b"x")
     (place.layout.inbox / "a.jsonl").unlink()

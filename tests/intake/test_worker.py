@@ -1,4 +1,4 @@
-"""The worker: what it does next, who is blamed when it fails, and that a crash at any point changes nothing in the end."""
+"""The worker: what it does next, who is blamed when it fails, and that a crash changes nothing in the end."""
 
 from __future__ import annotations
 

@@ -67,7 +67,15 @@ def work() -> None:
             files.archived(row.id, "0" * 64, 1, str(target.relative_to(layout.root)))
         for row in files.listing("archived"):
             files.prepared_as(
-                row.id, "p", shape="text", rows_good=1, rows_bad=0, tokens=1, label_tokens=1, sequences=1, data_digest="d"
+                row.id,
+                "p",
+                shape="text",
+                rows_good=1,
+                rows_bad=0,
+                tokens=1,
+                label_tokens=1,
+                sequences=1,
+                data_digest="d",
             )
     if role == "trainer":
         for row in files.listing("ready"):

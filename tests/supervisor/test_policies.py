@@ -19,7 +19,9 @@ def test_a_child_that_was_asked_is_stopped_whatever_its_code() -> None:
         assert after_exit(code, True, 5, Record(5, crashes=2)).what == "stopped"
 
 
-@pytest.mark.parametrize("kind", [errors.SettingsError, errors.CheckpointError, errors.ModelError, errors.TrainingError])
+@pytest.mark.parametrize(
+    "kind", [errors.SettingsError, errors.CheckpointError, errors.ModelError, errors.TrainingError]
+)
 def test_a_permanent_error_is_not_tried_again(kind: type[errors.NightschoolError]) -> None:
     verdict = after_exit(kind.exit_code, False, 100, Record(), "The model is gone.")
     assert (verdict.what, verdict.code, verdict.why) == ("fail", kind.exit_code, "The model is gone.")

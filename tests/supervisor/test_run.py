@@ -255,11 +255,21 @@ def test_c10_a_workspace_that_vanishes_stops_the_run_and_is_never_taken_for_an_e
     assert events(layout, "trainer.saved") == events(layout, "trainer.started")
 
 
-def test_an_editor_that_replaces_the_settings_does_not_stop_the_run(layout: Layout, background: Start) -> None:
+def test_an_editor_that_replaces_the_settings_does_not_stop_the_run(
+    layout: Layout, background: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "MISSING_SECONDS", 600.0)
+    noticed = threading.Event()
+    real = supervisor.Supervisor._missing
+
+    def missing(self: supervisor.Supervisor, error: errors.NightschoolError) -> None:
+        noticed.set()
+        real(self, error)
+
+    monkeypatch.setattr(supervisor.Supervisor, "_missing", missing)
     machine = background()
-    wait_until(word_is(layout, "idle"))
     layout.settings_file.unlink()
-    wait_until(lambda: "idle")
+    wait_until(noticed.is_set)
     layout.settings_file.write_text(TOML)
     drop(layout, "a.jsonl")
     wait_until(lambda: states(layout) == {"learned": 1})

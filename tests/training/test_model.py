@@ -489,7 +489,7 @@ def test_a15_lora_on_a_bfloat16_base_resumes(build: Build, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("kind", ["4bit", "8bit"])
 def test_quantisation_names_its_extra(base_folder: Callable[..., Path], kind: str) -> None:
-    from transformers.utils import is_bitsandbytes_available
+    from transformers.utils.import_utils import is_bitsandbytes_available
 
     if is_bitsandbytes_available():
         pytest.skip("bitsandbytes is installed")
@@ -498,11 +498,47 @@ def test_quantisation_names_its_extra(base_folder: Callable[..., Path], kind: st
         model.build(settings, {"dtype": "float32", "seed": 1}, "cpu")
 
 
-def test_a15_a_quantised_base_resumes(build: Build, tmp_path: Path) -> None:
+# Blocks of 64: narrower layers have no kernel.
+WIDE = {"hidden_size": 64, "intermediate_size": 128}
+
+
+def test_a15_a_base_in_8_bits_resumes(build: Build, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes", reason="an extra")
-    sections: dict[str, Any] = {"model": {"quantization": "4bit"}, "lora": {"r": 4}}
-    undisturbed, resumed = straight_and_resumed(build, tmp_path, **sections)
+    sections: dict[str, Any] = {"model": {"quantization": "8bit"}, "lora": {"r": 4}}
+    undisturbed, resumed = straight_and_resumed(build, tmp_path, "llama", WIDE, **sections)
     assert same(copies(undisturbed), copies(resumed))
+    assert torch.int8 in {p.dtype for p in resumed.model.parameters() if not p.requires_grad}
+
+
+def test_gradients_through_a_base_in_8_bits_are_those_of_the_base(build: Build) -> None:
+    """Coming back with the same bits says nothing about their being right: a kernel may swallow gradients."""
+    pytest.importorskip("bitsandbytes", reason="an extra")
+    found = []
+    for kind in ("8bit", "none"):
+        built = build("llama", WIDE, model={"quantization": kind}, lora={"r": 4, "init_lora_weights": False})
+        loss.sum_loss(built, batch(0, built)).backward()
+        found.append(torch.cat([p.grad.flatten() for p in built.model.parameters() if p.grad is not None]))
+    assert found[0].shape == found[1].shape
+    assert torch.nn.functional.cosine_similarity(*found, dim=0) > 0.999
+
+
+def test_control_4_bits_on_the_cpu_lose_gradients_and_are_refused(base_folder: Callable[..., Path]) -> None:
+    bitsandbytes = pytest.importorskip("bitsandbytes", reason="an extra")
+    settings = make_settings(base_folder("llama", **WIDE), model={"quantization": "4bit"})
+    with pytest.raises(ModelError, match=r"needs a GPU.*wrong gradients"):
+        model.build(settings, {"dtype": "float32", "seed": 1}, "cpu")
+    layer = bitsandbytes.nn.Linear4bit(64, 64, bias=False, compute_dtype=torch.float32).to("cpu")
+    if not layer.support_avx512bf16_for_cpu:
+        pytest.skip("this processor has no such kernel")
+    layer.eval()
+    with torch.no_grad():
+        layer(torch.ones(2, 64))
+    layer.train()
+    x = torch.ones(2, 64, requires_grad=True)
+    residual = layer(x) + x
+    residual.sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad, torch.ones(2, 64))
 
 
 def test_a_chat_template_of_the_users_own(base_folder: Callable[..., Path], tmp_path: Path) -> None:

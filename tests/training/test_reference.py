@@ -92,7 +92,6 @@ def test_a_plain_loop_gives_the_same_losses(runs: Callable[..., Any], kind: str,
     ours = curve(layout)
     assert len(ours) == STEPS
     theirs = reference(layout, base, adapter if method == "lora" else None, plain.mean_over_tokens)
-    print("max", (ours - theirs).abs().max(), ours[0], ours[-1])
     assert (ours - theirs).abs().max() < 1e-5
     assert ours[-10:].mean() < ours[:10].mean() - 0.1, "nothing was learned: equal losses would prove little"
 
@@ -110,7 +109,6 @@ def test_control_a_mean_of_cell_means_is_told_apart(runs: Callable[..., Any]) ->
 def test_the_size_of_cells_changes_rounding_only(runs: Callable[..., Any], method: str) -> None:
     _, single, _ = runs("llama", method, 1)
     _, whole, _ = runs("llama", method, 4)
-    print("cells", (curve(single) - curve(whole)).abs().max())
     assert (curve(single) - curve(whole)).abs().max() < 1e-5
     assert rig.outcome(single).lineage == rig.outcome(whole).lineage
     assert rig.outcome(single).weights != rig.outcome(whole).weights, "rounding differs: cells belong to the numerics"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,6 +13,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if sys.platform == "win32":
         print("nightschool needs Linux: use WSL2, with the workspace on its Linux file system.", file=sys.stderr)
         return 1
+    # Looking for plugins of pydantic, which typer uses, reads the metadata of everything that is installed.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     from nightschool.cli.app import build_app
     from nightschool.errors import NightschoolError
 

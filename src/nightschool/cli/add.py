@@ -22,7 +22,9 @@ class Priority(str, Enum):  # noqa: UP042 - as in init.py
 
 def add(
     ctx: typer.Context,
-    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Data files. They stay where they are.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE", readable=False, help="Data files. They stay where they are.")
+    ],
     priority: Annotated[Priority, typer.Option(help="Files of a higher priority go first.")] = Priority.normal,
     epochs: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Passes over these files; default: training.epochs.")

@@ -3,10 +3,11 @@
     1 copy       the bytes, durable, to `.nightschool/incoming/taken/<number>`
     2 record     the ledger names the place in the archive (or the file that has the same bytes)
     3 archive    that place is linked to the bytes
-    4 clear      the inbox file goes, if it is still the one that was copied
+    4 clear      the inbox file is renamed to `.taken-<number>`, looked at once more, and goes
     5 forget     `taken/<number>` goes
 
 A crash leaves `taken/<number>` behind as the sign of what is unfinished, and each step finds out whether it was done.
+A file that took the name in the meantime, or was written to, comes back to light in step 4 and stays.
 Files handed over by `add` lie in `incoming/` already: they are renamed instead of copied.
 """
 
@@ -19,6 +20,7 @@ import logging
 import os
 import signal
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -28,7 +30,7 @@ from nightschool.intake import rejected
 from nightschool.intake.watch import Stamp, stamp
 from nightschool.ledger.files import FileRow
 from nightschool.ledger.ledger import Ledger
-from nightschool.logs import escape
+from nightschool.words import escape, in_bytes
 from nightschool.workspace import Layout
 
 log = logging.getLogger(__name__)
@@ -78,7 +80,7 @@ def take(layout: Layout, ledger: Ledger, row: FileRow, today: str) -> Outcome:
         with ledger.transaction():
             ledger.files.archived(row.id, digest, size, place)
             ledger.events.add("file_archived", f"{row.name} is in {place}", file=row.id, bytes=size)
-        log.info("%s is in %s (%d bytes)", escape(row.name), escape(place), size)
+        log.info("%s is in %s (%s)", escape(row.name), escape(place), in_bytes(size))
     _finish(layout, ledger, ledger.files.get(row.id), digest, before)
     return "duplicate" if twin is not None else "archived"
 
@@ -171,24 +173,63 @@ def _finish(layout: Layout, ledger: Ledger, row: FileRow, digest: str, before: S
         else:
             durable.make_dirs(place.parent)
             durable.link_or_copy(staged, place)
-    _clear(layout, Path(row.source), digest, before)
+    source = Path(row.source)
+    if source.parent != layout.incoming:
+        if before is None:
+            _clear_after_crash(ledger, source, row.id, digest)
+        else:
+            _clear(source, row.id, lambda aside: stamp(aside.lstat()) == before)
     durable.remove_file(staged)
 
 
-def _clear(layout: Layout, source: Path, digest: str, before: Stamp | None) -> None:
-    """Step 4. Without `before`, after a crash, the bytes decide whether it is still the file that was copied."""
-    now = _stamp_of(source)
-    if now is None or source.parent == layout.incoming:
+def _clear(source: Path, number: int, is_ours: Callable[[Path], bool]) -> None:
+    """Step 4: remove the inbox file, unless another has taken its name or somebody writes to it.
+
+    Under the name it is given first nobody else will open it, so what is found out then stays true.
+    """
+    if _stamp_of(source) is None:
         return
-    if before is None:
-        try:
-            if _digest(source) != digest or _stamp_of(source) != now:
-                return
-        except OSError:
+    aside = _aside(source, number)
+    if os.path.lexists(aside):  # left by a file of that number under another ledger
+        _put_back(aside, source, number)
+    try:
+        # Not `replace_file`: that goes on to remove the old name, which may be another file's by then.
+        durable.publish(source, aside)
+    except StorageError as error:
+        if error.errno == errno.ENOENT:
             return
-    elif now != before:
+        raise
+    if is_ours(aside) and not _held_open_for_writing(aside):
+        durable.remove_file(aside)
+    else:
+        _put_back(aside, source, number)
+
+
+def _clear_after_crash(ledger: Ledger, source: Path, number: int, digest: str) -> None:
+    """Step 4 once more, when only the bytes can tell whether the file is still the one that was copied."""
+    aside = _aside(source, number)
+    if _stamp_of(aside) is not None:
+        if _digest(aside) == digest:
+            durable.remove_file(aside)
+        else:
+            _put_back(aside, source, number)
+    # Reported as new already: then it is a file of its own, and will be found to be a duplicate.
+    if any(row.source == str(source) for row in ledger.files.each("arrived")):
         return
-    durable.remove_file(source)
+    _clear(source, number, lambda path: _digest(path) == digest)
+
+
+def _aside(source: Path, number: int) -> Path:
+    return source.parent / f".taken-{number}"
+
+
+def _put_back(aside: Path, source: Path, number: int) -> None:
+    for name in rejected.names(source.name, number):
+        if not os.path.lexists(source.parent / name):
+            # Linked, not renamed: a name that is taken just now must not be overwritten.
+            durable.link_or_copy(aside, source.parent / name)
+            break
+    durable.remove_file(aside)
 
 
 def _free_place(layout: Layout, row: FileRow, today: str) -> str:

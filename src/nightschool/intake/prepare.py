@@ -24,8 +24,8 @@ from nightschool.intake.rows import PREVIEW, BadRow, container_of
 from nightschool.intake.shapes import TEXT, RowError, Shape, recognise
 from nightschool.ledger.files import FileRow
 from nightschool.ledger.ledger import Ledger
-from nightschool.logs import escape
 from nightschool.settings import Settings, canonical
+from nightschool.words import escape
 from nightschool.workspace import Layout
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from nightschool.errors import StorageError
 from nightschool.intake.rows import BadRow
 from nightschool.ledger.files import FileRow
 from nightschool.ledger.ledger import Ledger
-from nightschool.logs import escape
+from nightschool.words import escape
 from nightschool.workspace import Layout
 
 WHY, BAD_ROWS = ".why.txt", ".bad-rows.jsonl"

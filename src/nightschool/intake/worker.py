@@ -17,8 +17,8 @@ from nightschool.errors import DataError, NightschoolError, StorageError
 from nightschool.intake import accept, rejected
 from nightschool.ledger.files import FileRow
 from nightschool.ledger.ledger import Ledger
-from nightschool.logs import escape
 from nightschool.settings import Settings
+from nightschool.words import escape
 from nightschool.workspace import Layout
 
 if TYPE_CHECKING:

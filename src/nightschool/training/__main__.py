@@ -24,13 +24,13 @@ def main() -> int:
     # Before any Hugging Face library is imported: nothing is fetched while training.
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["TRANSFORMERS_OFFLINE"] = "1"
-    from nightschool.training import trainer
+    from nightschool.training import replay, trainer
 
     try:
         if options.job == "train":
             trainer.train(layout, options.lifeline)
         else:
-            print(json.dumps(trainer.replay(layout)))
+            print(json.dumps(replay.replay(layout)))
     except NightschoolError as error:
         logging.getLogger("nightschool.trainer").error("%s", error)
         print(error, file=sys.stderr)

@@ -36,9 +36,11 @@ def write_contents(
     """Write everything but the weights and the manifest into a staged folder.
 
     `scheduler.pt` is there for the Hugging Face Trainer, which silently loads no optimizer without it: two base rates
-    for two groups, and empty lambdas because a LambdaLR saves no functions.
+    for two groups, and empty lambdas because a LambdaLR saves no functions. `rate` is that of the step to come: there
+    the Trainer takes its first learning rate from, and here nothing is read from there.
     """
-    torch.save(host.optimizer, folder / OPTIMIZER)
+    groups = [{**group, "lr": rate} for group in host.optimizer["param_groups"]]
+    torch.save({**host.optimizer, "param_groups": groups}, folder / OPTIMIZER)
     torch.save(
         {
             "base_lrs": [base_rate, base_rate],

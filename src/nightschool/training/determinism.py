@@ -58,7 +58,7 @@ def configure(settings: NumericsSettings) -> None:
     torch.backends.cudnn.deterministic = settings.deterministic
     torch.backends.cudnn.benchmark = False
     # Filling fresh memory with NaN finds bugs, not differences, and costs a pass over every allocation.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010 - unknown to the type checker
 
 
 def advice(error: BaseException) -> SettingsError | None:

@@ -187,7 +187,7 @@ def _candidates(base: Any) -> Iterator[Head]:
             value = getattr(holder, name, None)
             if isinstance(value, int | float) and not isinstance(value, bool) and value:
                 scales.append(use(float(value)))
-    caps = [None]
+    caps: list[float | None] = [None]
     for name in ("final_logit_softcapping", "softcap", "final_logits_softcapping", "logits_soft_cap"):
         value = getattr(config, name, None)
         if isinstance(value, int | float) and value:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -151,7 +151,7 @@ def _load(settings: Settings, folder: Path, dtype: str, device: torch.device) ->
     except Exception as error:
         raise ModelError(_why_not_loaded(folder, attention, error)) from error
     if settings.model.quantization == "none":
-        base.to(device)
+        cast(Any, base).to(device)
     return base
 
 
@@ -173,7 +173,7 @@ def _first_line(error: BaseException) -> str:
 
 def _quantization(kind: str, dtype: str, device: torch.device) -> Any:
     from transformers import BitsAndBytesConfig
-    from transformers.utils import is_bitsandbytes_available
+    from transformers.utils.import_utils import is_bitsandbytes_available
 
     if not is_bitsandbytes_available():
         raise ModelError(
@@ -182,11 +182,18 @@ def _quantization(kind: str, dtype: str, device: torch.device) -> Any:
         )
     if kind == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
+    if device.type == "cpu":
+        # bitsandbytes 0.50 repacks the weights at the first pass without gradients, such as our look at the output
+        # layer, and from then on passes no gradient through them: training would go on, wrongly and without a word.
+        raise ModelError(
+            'model.quantization = "4bit" needs a GPU: on the CPU, bitsandbytes computes wrong gradients. '
+            'Set model.quantization = "none".'
+        )
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=getattr(torch, dtype if device.type != "cpu" else "float32"),
+        bnb_4bit_compute_dtype=getattr(torch, dtype),
     )
 
 
@@ -226,7 +233,7 @@ def _checkpoint_gradients(base: Any, setting: bool | str, device: torch.device, 
         if hasattr(base, "activation_checkpointing_enable"):
             base.activation_checkpointing_enable(activation_checkpointing_kwargs=how)
         else:
-            # Its name up to transformers 5.22.
+            # Its older name.
             base.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
 
 

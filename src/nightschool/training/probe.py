@@ -29,8 +29,9 @@ def packing_leaks(built: Built) -> str | None:
 
     Three rows in one line, and the one in the middle is looked at. Its logits must be those it has alone, to rounding.
     And they must not change with the content of the row before it: the finer measurement, since nothing about the
-    shapes differs, so that it finds leaks far below the rounding of 16-bit types. The content of the row after it cannot
-    matter to a causal model; what changes all the same (experts share their work among all tokens) is the yardstick.
+    shapes differs, so that it finds leaks far below the rounding of 16-bit types. The content of the row after it
+    cannot matter to a causal model; what changes all the same (experts share their work among all tokens) is the
+    yardstick.
     """
     if not takes_positions(built.base):
         return "the model takes no position ids, so it cannot be told where a row begins"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from nightschool import curriculum, durable
 from nightschool.curriculum import Entry
@@ -90,8 +90,9 @@ def _entries_ahead(layout: Layout, digest: str, entries: list[Entry], generation
 
 
 def _check_known(ledger: Ledger, entries: list[Entry], folder: Path) -> None:
-    """Raise unless the ledger knows every file of `entries`: one put back from an old backup may not, or give its number
-    to another file.
+    """Raise unless the ledger knows every file of `entries`.
+
+    One put back from an old backup may not, or give a file's number to another.
     """
     for entry in entries:
         try:
@@ -137,7 +138,11 @@ def _none_usable(layout: Layout, choice: Choice) -> str:
 
 def _set_aside(layout: Layout, ledger: Ledger, choice: Choice, generation: int) -> None:
     """Move what cannot be used out of the way of the numbers that will come again. Nothing is deleted."""
-    for state, unusable in (("damaged", choice.damaged), ("undone", choice.foreign)):
+    sorts: tuple[tuple[Literal["damaged", "undone"], list[tuple[int, Path, str]]], ...] = (
+        ("damaged", choice.damaged),
+        ("undone", choice.foreign),
+    )
+    for state, unusable in sorts:
         for step, path, reason in unusable:
             parent = layout.undone / str(generation)
             durable.make_dirs(parent)

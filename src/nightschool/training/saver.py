@@ -31,7 +31,7 @@ log = logging.getLogger("nightschool.saver")
 
 @dataclass(frozen=True)
 class Job:
-    """One save: the record without digests, and what goes with it."""
+    """One save: the record without digests, and what goes with it. `rate` is the learning rate of the next step."""
 
     record: Record
     reason: str

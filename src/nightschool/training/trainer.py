@@ -11,17 +11,20 @@ import logging
 import os
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from nightschool import basemodel, curriculum, durable, logs
-from nightschool.errors import CheckpointError, SettingsError, TrainingError
+from nightschool.errors import SettingsError, TrainingError
 from nightschool.intake.prepared import PreparedReader
 from nightschool.ledger import Ledger, StepRow
-from nightschool.record import Record, belongs, entries_of, read_record, root_digest
+from nightschool.record import Record, root_digest
 from nightschool.settings import Settings, canonical, load_settings
 from nightschool.training import determinism, model, optimizer, resume, retention, root, schedule
 from nightschool.training.loop import Loop, StepResult
+from nightschool.training.progress import Narrator
 from nightschool.training.recorder import Recorder
 from nightschool.training.saver import Job, Saver, publish_root
 from nightschool.training.stopping import Stop
@@ -38,20 +41,6 @@ POLL_SECONDS = 0.2
 NOT_FINITE_LIMIT = 10
 HISTORY = 20
 RESET_NOTE = "the optimizer is reset here, as carry_optimizer = false asks"
-
-
-@dataclass
-class Progress:
-    """What the trainer tells others about itself (the ledger's machine row "trainer")."""
-
-    phase: str = "loading"
-    step: int = 0
-    file: str | None = None
-    file_step: int = 0
-    file_steps: int = 0
-    loss: float | None = None
-    learning_rate: float | None = None
-    tokens_per_second: float | None = None
 
 
 def train(layout: Layout, lifeline: int | None) -> None:
@@ -86,6 +75,7 @@ def make_accelerator(settings: Settings) -> Accelerator:
     from accelerate.state import PartialState
 
     device = PartialState(cpu=chosen == "cpu").device
+    assert device is not None
     half = model.resolve_dtype(settings.model.dtype, "lora", device) == "bfloat16"
     return Accelerator(mixed_precision="bf16" if half else "no", cpu=chosen == "cpu")
 
@@ -98,7 +88,8 @@ class Trainer:
         self.settings = settings
         self.ledger = ledger
         self.stop = stop
-        self.progress = Progress()
+        self.narrator = Narrator(log.info)
+        self.progress = self.narrator.progress
         self.recorder = Recorder(ledger, self._status)
         self.recorder.tell()
 
@@ -116,9 +107,7 @@ class Trainer:
             if note:
                 log.warning("%s", note)
         self._write_tokenizer()
-        self.saver = Saver(
-            layout, ledger, lock, self.loop, self.recorder.flush, set(start.whole)
-        )
+        self.saver = Saver(layout, ledger, lock, self.loop, self.recorder.flush, set(start.whole))
         self.saved = 0
         self.saved_at = time.monotonic()
         self.changes: list[dict[str, Any]] = []
@@ -208,16 +197,29 @@ class Trainer:
         assert place is not None
         entry = self.loop.entries[place.index]
         if self.progress.phase != "training" or place.local == entry.start:
-            self.progress.file = self.ledger.files.get(entry.file_id).name
-            self.progress.file_steps = entry.length
+            self.narrator.begin(self.ledger.files.get(entry.file_id).name, entry.length)
             self._phase("training")
-        result = self.loop.step()
+        try:
+            result = self.loop.step()
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            raise self._explained(error) from error
         self.last = result
         self._note(result, place.local + 1)
         if result.ends_entry:
             self.boundary = self.loop.digests()
             self.ledger.files.trained(entry.file_id)
         self._save_if_due("", ends=result.ends_entry)
+
+    def _explained(self, error: Exception) -> Exception:
+        """The error to show for what went wrong in a step; nothing of the step was applied."""
+        if isinstance(error, torch.OutOfMemoryError):
+            return TrainingError(
+                f"Out of memory on {self.loop.accelerator.device} at step {self.loop.done + 1} on file "
+                f"{self.progress.file}. Lower training.micro_batch_size (it is "
+                f"{self.settings.training.micro_batch_size}), set training.gradient_checkpointing = true, or lower "
+                "data.max_length for the files to come; then start again."
+            )
+        return determinism.advice(error) or error
 
     def _check_boundary(self, position: int, entry: curriculum.Entry) -> None:
         """Prove that the first step on this file meets the very bits that the file before it left."""
@@ -246,12 +248,7 @@ class Trainer:
                 seconds=result.seconds, flags="" if result.applied else "not-finite",
             )
         )  # fmt: skip
-        progress = self.progress
-        progress.step, progress.file_step = result.step, file_step
-        progress.loss, progress.learning_rate = result.loss if result.applied else None, result.learning_rate
-        speed = result.tokens / max(result.seconds, 1e-9)
-        before = progress.tokens_per_second
-        progress.tokens_per_second = speed if before is None else 0.9 * before + 0.1 * speed
+        self.narrator.note(result, file_step)
         if result.applied:
             self.not_finite = 0
             self.history.append({
@@ -264,8 +261,8 @@ class Trainer:
         if self.not_finite >= NOT_FINITE_LIMIT:
             raise TrainingError(
                 f"{NOT_FINITE_LIMIT} steps in a row gave a loss or gradient that is not finite, the last at step "
-                f"{result.step} on file {progress.file}. Nothing of them was applied. Lower training.learning_rate, or "
-                "look at the file's rows, and start again."
+                f"{result.step} on file {self.progress.file}. Nothing of them was applied. Lower "
+                "training.learning_rate, or look at the file's rows, and start again."
             )
 
     def _save_if_due(self, reason: str, *, ends: bool = False, always: bool = False) -> None:
@@ -304,7 +301,7 @@ class Trainer:
             Job(
                 record=record, reason=reason, log_history=list(self.history),
                 train_batch_size=self.settings.training.micro_batch_size, base_rate=recipe["learning_rate"],
-                rate=self.last.learning_rate if self.last else 0.0,
+                rate=schedule.learning_rate(recipe, loop.done, curriculum.schedule_origin(loop.entries, place.index)),
                 learned=[row.id for row in self.ledger.files.each("trained")],
                 entry_began=curriculum.first_step(loop.entries, place.index),
                 keep=self.settings.checkpoints.save_total_limit,
@@ -333,51 +330,8 @@ class Trainer:
         if self.progress.phase != phase:
             self.progress.phase = phase
             if phase == "waiting":
-                self.progress.file = None
+                self.progress.file = self.progress.seconds_left = None
             self.recorder.tell()
 
     def _status(self) -> dict[str, Any]:
-        return {**self.progress.__dict__, "pid": os.getpid()}
-
-
-def replay(layout: Layout) -> dict[str, Any]:
-    """Train again, without touching the workspace, from the second-newest checkpoint to the newest; compare the bits.
-
-    Returns:
-        {"from": step, "to": step, "equal": bool, "weights": bool, "optimizer": bool, "numerics": [changes]}.
-
-    Raises:
-        CheckpointError: there are no two whole checkpoints that belong.
-    """
-    settings = load_settings(layout.settings_file)
-    determinism.configure(settings.numerics)
-    with Ledger.open(layout.ledger) as ledger:
-        stored = ledger.machine.get("root")
-        entries = entries_of(ledger)
-        usable = []
-        for _, folder in reversed(layout.checkpoints()):
-            if durable.check(folder):
-                continue
-            record = read_record(folder)
-            if belongs(record, root_digest(stored), entries) is None:
-                usable.append((folder, record))
-        if len(usable) < 2:
-            raise CheckpointError(
-                "A replay needs two whole checkpoints that belong to the run; there "
-                f"{'is 1' if usable else 'is none'}. Let the machine save once more."
-            )
-        (_, newest), (folder, older) = usable[0], usable[1]
-        files = {row.id: str(row.prepared) for row in ledger.files.each()}
-        loop = Loop(
-            settings, stored, make_accelerator(settings), lambda e: PreparedReader(layout.prepared / files[e.file_id])
-        )
-        loop.entries = newest.entries
-        loop.restore(folder, older)
-        while loop.done < newest.step:
-            loop.step()
-        found = loop.digests()
-        same = {part: getattr(found, part) == newest.digests[part] for part in ("weights", "optimizer")}
-        return {
-            "from": older.step, "to": newest.step, "equal": all(same.values()), **same,
-            "numerics": determinism.changes(newest.numerics, loop.numerics),
-        }  # fmt: skip
+        return {**asdict(self.progress), "pid": os.getpid()}

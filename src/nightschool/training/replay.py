@@ -1,0 +1,59 @@
+"""Training a stretch once more, in memory, to see whether the same bits come out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nightschool import durable
+from nightschool.errors import CheckpointError
+from nightschool.intake.prepared import PreparedReader
+from nightschool.ledger import Ledger
+from nightschool.record import belongs, entries_of, read_record, root_digest
+from nightschool.settings import load_settings
+from nightschool.training import determinism
+from nightschool.training.loop import Loop
+from nightschool.training.trainer import make_accelerator
+from nightschool.workspace import Layout
+
+
+def replay(layout: Layout) -> dict[str, Any]:
+    """Train again, without touching the workspace, from the second-newest checkpoint to the newest; compare the bits.
+
+    Returns:
+        {"from": step, "to": step, "equal": bool, "weights": bool, "optimizer": bool, "numerics": [changes]}.
+
+    Raises:
+        CheckpointError: there are no two whole checkpoints that belong.
+    """
+    settings = load_settings(layout.settings_file)
+    determinism.configure(settings.numerics)
+    with Ledger.open(layout.ledger) as ledger:
+        stored = ledger.machine.get("root")
+        entries = entries_of(ledger)
+        usable = []
+        for _, folder in reversed(layout.checkpoints()):
+            if durable.check(folder):
+                continue
+            record = read_record(folder)
+            if belongs(record, root_digest(stored), entries) is None:
+                usable.append((folder, record))
+        if len(usable) < 2:
+            raise CheckpointError(
+                "A replay needs two whole checkpoints that belong to the run; there "
+                f"{'is 1' if usable else 'is none'}. Let the machine save once more."
+            )
+        (_, newest), (folder, older) = usable[0], usable[1]
+        files = {row.id: str(row.prepared) for row in ledger.files.each()}
+        loop = Loop(
+            settings, stored, make_accelerator(settings), lambda e: PreparedReader(layout.prepared / files[e.file_id])
+        )
+        loop.entries = newest.entries
+        loop.restore(folder, older)
+        while loop.done < newest.step:
+            loop.step()
+        found = loop.digests()
+        same = {part: getattr(found, part) == newest.digests[part] for part in ("weights", "optimizer")}
+        return {
+            "from": older.step, "to": newest.step, "equal": all(same.values()), **same,
+            "numerics": determinism.changes(newest.numerics, loop.numerics),
+        }  # fmt: skip

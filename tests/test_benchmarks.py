@@ -1,0 +1,102 @@
+"""Each benchmark in a tiny form: that it runs and says what it says. How fast anything is, is no matter here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import checkpoint, common, continuity, overhead
+
+CASE = overhead.Case("tiny", hidden=32, layers=1, length=32, cells=2, per_cell=2, steps=2)
+TEXT = continuity.Plan(files=3, length=32, batch=4, seeds=1, hidden=32, passages=24)
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(common, "quiet_libraries", lambda: None)
+
+
+def _run(benchmark: Any, out: Path, capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:
+    benchmark.main(["--quick", "--out", str(out), *options])
+    assert "torch 2." in capsys.readouterr().out
+    assert not list(out.glob("scratch-*"))
+    (written,) = out.glob("*.json")
+    return json.loads(written.read_text())
+
+
+def test_overhead_compares_the_same_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(overhead, "QUICK", overhead.Plan((CASE,), rounds=2, passages=12))
+    (case,) = _run(overhead, tmp_path, capsys)["cases"]
+    assert all(ratio["n"] == 2 and ratio["median"] > 0 for ratio in case["ratios"].values())
+    assert 0 < case["label_tokens_per_step"] < 4 * 32
+
+
+def test_overhead_refuses_to_compare_other_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = overhead._Contest._next
+
+    def others(contest: overhead._Contest, trainer: Any) -> Any:
+        return [*taken(contest, trainer)[:-1], []]
+
+    monkeypatch.setattr(overhead._Contest, "_next", others)
+    with pytest.raises(RuntimeError, match="other batches"):
+        overhead.measure(overhead.Plan((CASE,), rounds=1, passages=12), tmp_path)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_checkpoint_measures_whole_saves(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = checkpoint.Plan(0.001, rounds=2, quiet=1, length=16, hidden=32)
+    monkeypatch.setattr(checkpoint, "QUICK", plan)
+    result = _run(checkpoint, tmp_path, capsys, "--method", method)
+    assert result["ratio"]["n"] == 2
+    assert result["checkpoint_bytes"] == pytest.approx(1e6, rel=0.25)
+    assert result["steps_beside"]["low"] >= 1
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_a1_continuity_trains_every_file_where_resuming_trains_the_first(
+    lora: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(continuity, "QUICK", replace(TEXT, base_steps=2))
+    monkeypatch.setattr(continuity, "plot", lambda *_: None)
+    recipes = _run(continuity, tmp_path, capsys, *(["--lora"] if lora else []))["recipes"]
+    steps = recipes["nightschool"]["steps"]
+    assert len(steps) == 3
+    assert min(steps) > 5
+    assert recipes["reset"]["steps"] == recipes["reset, linear"]["steps"] == steps
+    # resume_from_checkpoint goes on only where a file is longer than all before it, and only by the difference.
+    longest = [max(steps[: at + 1]) for at in range(3)]
+    assert recipes["resume"]["steps"] == [longest[0], longest[1] - longest[0], longest[2] - longest[1]]
+
+
+def test_continuity_notices_when_the_recipes_differ_in_more_than_the_boundary() -> None:
+    runs = {name: continuity.Run([[2.0, 1.5]], [1.0]) for name in continuity.RECIPES}
+    continuity._check_equal_start(runs)
+    runs["reset"] = continuity.Run([[2.0, 1.6]], [1.0])
+    with pytest.raises(RuntimeError, match=r"differ by 0\.1 nats"):
+        continuity._check_equal_start(runs)
+
+
+def test_continuity_draws_recipes_that_leave_files_out(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    run, gap = continuity.Run([[3.0, 2.5], [2.4, 2.2]], [2.6, 2.3]), continuity.Run([[3.0, 2.5], []], [2.6, 2.6])
+    runs = {name: gap if name == "resume" else run for name in continuity.RECIPES}
+    result = {"files": 2, "recipes": {name: continuity._summary([one, one]) for name, one in runs.items()}}
+    assert result["recipes"]["resume"]["loss_at_start"] == [2.75, None]
+    path = tmp_path / "img" / "continuity.png"
+    continuity.plot(result, path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_spread_is_the_median_and_the_quartiles() -> None:
+    found = common.spread([1.0, 2.0, 3.0, 4.0, 100.0])
+    assert (found["low"], found["median"], found["high"]) == (2.0, 3.0, 4.0)
+    assert common.shown(found, 1, 10) == "30.0 (20.0–40.0)"
+    assert common.spread([5.0])["low"] == 5.0
