@@ -93,13 +93,12 @@ def measure(plan: Plan, folder: Path) -> dict[str, Any]:
     torch.set_num_threads(plan.threads)
     scene = common.Scene()
     by_recipe: dict[str, list[Run]] = {name: [] for name in RECIPES}
-    trained_base = folder / "base"
+    base = folder / "base"
     if plan.method == "lora":
-        demo.build(trained_base, plan.base_steps, plan.threads)
+        demo.build(base, plan.base_steps, plan.threads)
     for seed in range(plan.seeds):
-        base = (
-            trained_base if plan.method == "lora" else common.make_base(folder / f"base-{seed}", plan.hidden, 2, seed)
-        )
+        if plan.method == "full":
+            base = common.make_base(folder / f"base-{seed}", plan.hidden, 2, seed)
         text = _Text(plan, folder / f"seed-{seed}", seed, base)
         runs = {"nightschool": _nightschool(text)}
         for name in RECIPES[:3]:

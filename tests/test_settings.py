@@ -50,6 +50,9 @@ def test_every_commented_default_is_the_default() -> None:
         ({**MODEL, "training": {"learning_rate": "fast"}}, "`training.learning_rate`"),
         ({**MODEL, "checkpoints": {"save_total_limit": 1}}, "`checkpoints.save_total_limit`"),
         ({**MODEL, "training": {"micro_batch_size": 9}}, "larger than"),
+        ({**MODEL, "training": {"lr_scheduler_type": "cosine"}}, "Use 'constant_with_warmup'"),
+        ({**MODEL, "training": {"optimizer": "adamw_torhc"}}, "did you mean 'adamw_torch'"),
+        ({**MODEL, "lora": {"init_lora_weights": "pissa_niter_4"}}, "draws a new random base"),
         ({"model": {"name": "m", "quantization": "4bit"}, "training": {"method": "full"}}, "cannot be trained in full"),
     ],
 )

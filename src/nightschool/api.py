@@ -98,7 +98,7 @@ class Workspace:
 
     def add(
         self,
-        data: str | os.PathLike[str] | Iterable[Mapping[str, Any]],
+        data: str | os.PathLike[str] | Iterable[Any],
         *,
         priority: Priority = "normal",
         epochs: int | None = None,

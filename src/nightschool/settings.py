@@ -9,13 +9,16 @@ from __future__ import annotations
 import difflib
 import json
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from nightschool import optimizers, schedule
 from nightschool.errors import SettingsError
 from nightschool.foreign import FOREIGN_NAMES, lora_keys
+from nightschool.lora_options import check_lora
 
 RECIPE_VERSION = 1
 
@@ -246,8 +249,27 @@ def parse_settings(raw: dict[str, Any], where: str = "settings", base: Path | No
         except ValidationError as error:
             problems = [_sentence(e) for e in error.errors()]
         else:
-            return _resolved(settings, base)
+            problems = _not_offered(settings)
+            if not problems:
+                return _resolved(settings, base)
     raise SettingsError(f"{where}: " + " ".join(problems))
+
+
+def _not_offered(settings: Settings) -> list[str]:
+    """What is well-formed but does not resume to the same bits, or needs an end that this run does not have."""
+    checks: list[tuple[Callable[[Any], None], Any]] = [
+        (schedule.check_name, settings.training.lr_scheduler_type),
+        (optimizers.check_name, settings.training.optimizer),
+    ]
+    if settings.training.method == "lora":
+        checks.append((check_lora, settings.lora_config()))
+    problems = []
+    for check, value in checks:
+        try:
+            check(value)
+        except SettingsError as error:
+            problems.append(str(error))
+    return problems
 
 
 def _resolved(settings: Settings, base: Path | None) -> Settings:

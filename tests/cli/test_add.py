@@ -10,8 +10,7 @@ from nightschool import durable
 from nightschool.errors import StorageError
 from nightschool.ledger import Ledger
 from nightschool.workspace import Layout
-
-from .conftest import Run
+from tests.cli.conftest import Run
 
 
 @pytest.fixture

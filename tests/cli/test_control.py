@@ -18,8 +18,7 @@ from nightschool.errors import BusyError
 from nightschool.ledger import Ledger
 from nightschool.settings import load_settings
 from nightschool.workspace import Layout
-
-from .conftest import Run
+from tests.cli.conftest import Run
 
 PATIENCE = 30.0
 

@@ -8,8 +8,7 @@ import pytest
 from nightschool.ledger import Ledger
 from nightschool.settings import load_settings, sections
 from nightschool.workspace import Layout
-
-from .conftest import Run
+from tests.cli.conftest import Run
 
 
 def test_init_makes_folders_ledger_and_explained_settings(cli: Run, model: Path, tmp_path: Path) -> None:

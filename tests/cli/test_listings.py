@@ -8,8 +8,7 @@ from nightschool import logs
 from nightschool.cli.common import plain
 from nightschool.ledger import Arrival, Ledger
 from nightschool.workspace import Layout
-
-from .conftest import Run
+from tests.cli.conftest import Run
 
 
 @pytest.fixture

@@ -10,8 +10,7 @@ import pytest
 from nightschool import durable
 from nightschool.ledger import Arrival, Ledger, StepRow
 from nightschool.workspace import Layout
-
-from .conftest import Run
+from tests.cli.conftest import Run
 
 STABLE = [
     "state",

@@ -79,6 +79,51 @@ def test_the_same_file_prepared_twice_gives_the_same_digest(tmp_path, model, pac
     assert seen[0] == seen[1]
 
 
+def test_a2_every_row_of_a_file_of_several_blocks_is_there_exactly_once(place, monkeypatch):
+    monkeypatch.setattr(packing, "BLOCK_ROWS", 100)
+    place.settings = place.with_settings(packing=True, max_length=256)
+    number = place.drop("a.jsonl", lines(*tiny.text_rows(450)))
+    place.work()
+    rows = [row for *_, numbers in contents(place, number) for row in numbers]
+    assert sorted(rows) == list(range(450))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"max_length": 40},
+        {"packing": True},
+        {"loss_on": "all"},
+        {"overflow": "truncate"},
+        {"max_bad_rows": 0.0},
+    ],
+)
+def test_a12_every_data_setting_is_used(place, change):
+    place.settings = place.with_settings(max_length=60)
+    data = lines({"text": "t" * 100}, CHAT, *tiny.pair_rows(5), b"bad")
+    first = place.drop("a.jsonl", data)
+    place.work()
+    place.settings = place.with_settings(**{"max_length": 60, **change})
+    second = place.drop("b.jsonl", data, again=True)
+    place.work()
+    before, after = place.get(first), place.get(second)
+    assert (before.state, before.data_digest) != (after.state, after.data_digest)
+
+
+def test_a12_template_variables_of_the_settings_are_used(place, tmp_path):
+    text = "{% for m in messages %}{% generation %}{{ m['content'] ~ flag }}{% endgeneration %}{% endfor %}"
+    (tmp_path / "t.jinja").write_text(text)
+    digests = []
+    for flag in ("x", "y"):
+        changed = {"chat_template": str(tmp_path / "t.jinja"), "chat_template_kwargs": {"flag": flag}}
+        place.settings = place.settings.model_copy(update={"model": place.settings.model.model_copy(update=changed)})
+        number = place.drop(f"{flag}.jsonl", lines(CHAT), again=True)
+        place.work()
+        digests.append(place.get(number).data_digest)
+    assert None not in digests
+    assert digests[0] != digests[1]
+
+
 def test_another_recipe_is_another_folder_and_the_old_one_stays(place):
     number = place.drop("a.jsonl", lines(CHAT))
     place.work()

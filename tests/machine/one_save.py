@@ -8,7 +8,11 @@ system calls come in one fixed order.
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
+import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,14 +71,29 @@ class Ready:
         shutil.rmtree(self.layout.root)
         shutil.copytree(self.pristine, self.layout.root, symlinks=True)
 
-    def save(self) -> None:
-        """Make the save, in this process."""
+    def save(self, wait: Callable[[], object] = lambda: None) -> None:
+        """Make the save, in this process; `wait` is called when lock and ledger are open and only the save is left."""
         lock = durable.Lock(self.layout.trainer_lock, "the trainer")
         with lock, Ledger.open(self.layout.ledger) as ledger:
-            self.save_with(lock, ledger)
+            self._save_with(lock, ledger, wait)
 
-    def save_with(self, lock: durable.Lock, ledger: Ledger) -> None:
-        """Make the save with a lock that is held and a ledger that is open."""
+    def save_in_child(self) -> tuple[int, int]:
+        """Fork a process that waits, then saves; gives its pid, and a descriptor that lets it begin when written to."""
+        read_end, write_end = os.pipe()
+        child = os.fork()
+        if child == 0:
+            failed = 1
+            try:
+                self.save(lambda: os.read(read_end, 1))
+                failed = 0
+            except BaseException:
+                traceback.print_exc(file=sys.__stderr__)
+            finally:
+                os._exit(failed)
+        os.close(read_end)
+        return child, write_end
+
+    def _save_with(self, lock: durable.Lock, ledger: Ledger, wait: Callable[[], object]) -> None:
         trainer = self.trainer
 
         def rows_durable() -> None:  # as the recorder's thread does it, but on the thread that asks
@@ -85,11 +104,12 @@ class Ready:
         whole = {step for step, _ in self.layout.checkpoints()}
         trainer.ledger = ledger
         trainer.saver = Saver(self.layout, ledger, lock, trainer.loop, rows_durable, whole)
+        wait()
         trainer._save("a test")
         trainer.saver.wait()
 
     def step(self) -> None:
-        """Take one more step and note what is to be found after it; nothing reaches the disk but the file's state."""
+        """Take one more step. Nothing reaches the disk but the file's state."""
         rows = Rows()
         self.trainer.recorder = rows  # type: ignore[assignment]
         with Ledger.open(self.layout.ledger) as ledger:
@@ -98,7 +118,12 @@ class Ready:
                 assert self.trainer._begin_next()
             self.trainer._step()
         self.rows = rows.kept
-        self.digests[self.trainer.loop.done] = self.trainer.loop.digests()
+
+    def take_note(self) -> None:
+        """Learn from undisturbed saves what the checkpoints hold."""
+        for step, folder in self.layout.checkpoints():
+            self.digests[step] = digests_of(folder)
+            self.root_files |= {path.read_bytes() for path in folder.glob("adapter_model.safetensors")}
 
 
 def prepare(root: Path, method: str = "lora") -> Ready:
@@ -117,12 +142,12 @@ def prepare(root: Path, method: str = "lora") -> Ready:
         trainer = Trainer(layout, load_settings(layout.settings_file), ledger, lock, Stop())
         trainer.close()
     ready = Ready(layout, root / "pristine", trainer, [], {})
-    ready.digests = {step: digests_of(path) for step, path in layout.checkpoints()}
     ready.step()
     assert trainer.loop.done == NEW
-    if method == "lora":
-        ready.root_files = {path.read_bytes() for path in layout.current_model.glob("**/adapter_model.safetensors")}
     shutil.copytree(layout.root, ready.pristine, symlinks=True)
+    ready.take_note()
+    ready.save()
+    ready.take_note()
     return ready
 
 
@@ -166,8 +191,7 @@ def look(ready: Ready) -> int:
     assert not list(layout.undone.iterdir()), "something half-done had the name of a checkpoint"
     if ready.root_files:
         found = (layout.current_model / "adapter_model.safetensors").read_bytes()
-        known = ready.root_files | {(start.folder / "adapter_model.safetensors").read_bytes()}
-        assert found in known, "the adapter in current_model/ is a mixture"
+        assert found in ready.root_files, "the adapter in current_model/ is a mixture"
     else:
         latest = layout.current_model / "latest"
         assert latest.is_symlink()

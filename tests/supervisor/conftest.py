@@ -10,8 +10,7 @@ import pytest
 from nightschool.ledger import Ledger
 from nightschool.settings import Settings, load_settings
 from nightschool.workspace import Layout
-
-from .fakes import TOML, Machine, events, gone
+from tests.supervisor.fakes import TOML, Machine, events, gone
 
 
 @pytest.fixture

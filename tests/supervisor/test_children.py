@@ -11,8 +11,7 @@ import pytest
 
 from nightschool.supervisor.children import Child
 from nightschool.workspace import Layout
-
-from .fakes import child_command, events, gone, wait_until
+from tests.supervisor.fakes import child_command, events, gone, wait_until
 
 
 def make(layout: Layout, role: str = "sleeper", behaviour: str = "good", grace: float = 60.0) -> Child:
@@ -79,9 +78,9 @@ def test_helpers_of_a_child_end_with_it(layout: Layout, tmp_path: Path) -> None:
 
 DRIVER = """
 import sys, time
-sys.path.insert(0, {tests!r})
+sys.path.insert(0, {top!r})
 from nightschool.workspace import Layout
-from supervisor.test_children import make
+from tests.supervisor.test_children import make
 layout = Layout(__import__("pathlib").Path({root!r}))
 from nightschool.supervisor import children
 if {leaky}:
@@ -102,7 +101,7 @@ time.sleep(600)
 
 
 def children_of_a_killed_parent(layout: Layout, leaky: bool) -> list[int]:
-    code = DRIVER.format(tests=str(Path(__file__).parents[1]), root=str(layout.root), leaky=leaky)
+    code = DRIVER.format(top=str(Path(__file__).parents[2]), root=str(layout.root), leaky=leaky)
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert parent.stdout is not None
     assert parent.stdout.readline() == "ready\n"
@@ -146,8 +145,8 @@ def test_the_lifeline_of_one_child_is_closed_for_the_other(layout: Layout) -> No
     try:
         assert fcntl.fcntl(first._write_end, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
         wait_until(lambda: events(layout, "second.started"))
-        pipes = {os.readlink(fd) for fd in Path(f"/proc/{second.pid}/fd").iterdir() if fd.is_symlink()}
-        ours = os.readlink(f"/proc/self/fd/{first._write_end}")
+        pipes = {fd.readlink() for fd in Path(f"/proc/{second.pid}/fd").iterdir() if fd.is_symlink()}
+        ours = Path(f"/proc/self/fd/{first._write_end}").readlink()
         assert ours not in pipes
     finally:
         for child in (first, second):

@@ -17,8 +17,7 @@ from nightschool.supervisor import policies
 from nightschool.supervisor import run as supervisor
 from nightschool.supervisor.signals import StopSignals
 from nightschool.workspace import Layout
-
-from .fakes import TOML, commands, events, log_text, wait_until
+from tests.supervisor.fakes import TOML, commands, events, log_text, wait_until
 
 
 def drop(layout: Layout, *names: str) -> None:
@@ -26,10 +25,14 @@ def drop(layout: Layout, *names: str) -> None:
         (layout.inbox / name).write_text('{"text": "a"}\n')
 
 
-def run(layout: Layout, settings: Settings, trainer: str = "good", intake: str = "good", **options: object) -> int:
-    return supervisor.run(
-        layout, settings, True, commands=commands(layout, trainer, intake), tick_seconds=0.02, **options
-    )  # type: ignore[arg-type]
+def run(
+    layout: Layout,
+    settings: Settings,
+    trainer: str = "good",
+    intake: str = "good",
+    echo: supervisor.Echo | None = None,
+) -> int:
+    return supervisor.run(layout, settings, True, echo, commands=commands(layout, trainer, intake), tick_seconds=0.02)
 
 
 def states(layout: Layout) -> dict[str, int]:

@@ -13,8 +13,7 @@ from nightschool.ledger import Ledger
 from nightschool.settings import Settings
 from nightschool.supervisor import run as supervisor
 from nightschool.workspace import Layout
-
-from .fakes import Machine, commands, events, gone, log_text, wait_until
+from tests.supervisor.fakes import Machine, commands, events, gone, log_text, wait_until
 
 Start = Callable[..., Machine]
 

@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 
+from nightschool import schedule
 from nightschool.errors import CheckpointError
-from nightschool.training import checkpoint, determinism, optimizer, schedule
+from nightschool.training import checkpoint, determinism, optimizer
 from nightschool.training.loop import Loop
 from nightschool.training.state import HostBuffer, HostState
 from nightschool.training.trainer import Trainer
@@ -345,9 +346,7 @@ def test_control_rate_from_steps_since_the_resume(
 
 def test_control_live_tensors_in_the_save(control: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a copy, the save of step 4 holds the state of step 6, and even its digests agree."""
-    monkeypatch.setattr(
-        HostBuffer, "capture", lambda _, weights, optimizer: HostState(weights, optimizer.state_dict())
-    )
+    monkeypatch.setattr(HostBuffer, "capture", lambda _, weights, optimizer: HostState(weights, optimizer.state_dict()))
     layout = control.workspace(tmp_path / "run", save_steps=4)
     drop(layout, *FILES)
     with pytest.raises(rig.Killed):

@@ -59,7 +59,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Made]
             root = tmp_path_factory.mktemp(f"{kind}-{method}")
             base = rig.make_base(root / "base", kind)
             layout = rig.workspace(
-                root / "run", base, training={**TRAINING, "method": method}, **({"lora": LORA} if method == "lora" else {})
+                root / "run",
+                base,
+                training={**TRAINING, "method": method},
+                **({"lora": LORA} if method == "lora" else {}),
             )
             rig.add(layout, "a", rig.sequences(40, 1))
             trainer = rig.run(layout)

@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from nightschool import lora_options as adapter
 from nightschool.errors import CheckpointError, ModelError, SettingsError
 from nightschool.foreign import lora_keys
-from nightschool.training import adapter, loss, model, optimizer, weights
+from nightschool.training import loss, model, optimizer, weights
 from nightschool.training.batch import Batch
 from nightschool.training.determinism import seed_cell
 from nightschool.training.model import Built

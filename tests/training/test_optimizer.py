@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from nightschool import optimizers as names
 from nightschool.errors import CheckpointError, NightschoolError, SettingsError
 from nightschool.training import optimizer as optimizers
 from tests.training.conftest import RECIPE, bare, make_config
 
-EXTRA = list(optimizers._EXTRA)
+EXTRA = list(names.EXTRA)
 
 
 class Net(nn.Module):
@@ -80,14 +81,14 @@ def straight_and_resumed(
     return bits(net, optimizer), bits(fresh, after)
 
 
-@pytest.mark.parametrize("name", optimizers.offered())
+@pytest.mark.parametrize("name", names.OFFERED)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a15_resumed_equals_undisturbed(name: str, seed: int) -> None:
     undisturbed, resumed = straight_and_resumed(name, optimizers.load, seed)
     assert same(undisturbed, resumed)
 
 
-@pytest.mark.parametrize("name", optimizers.offered())
+@pytest.mark.parametrize("name", names.OFFERED)
 def test_a15_also_by_torchs_own_loading(name: str) -> None:
     undisturbed, resumed = straight_and_resumed(name, lambda o, s: o.load_state_dict(s))
     assert same(undisturbed, resumed)
@@ -103,7 +104,7 @@ def test_a15_resumed_equals_undisturbed_with_bitsandbytes(name: str) -> None:
     assert eight_bit is name.endswith("8bit")
 
 
-@pytest.mark.parametrize("name", [n for n in [*optimizers.offered(), *EXTRA] if n != "sgd"])
+@pytest.mark.parametrize("name", [n for n in [*names.OFFERED, *EXTRA] if n != "sgd"])
 def test_a4_control_without_the_moments_the_bits_differ(name: str) -> None:
     if name in EXTRA:
         pytest.importorskip("bitsandbytes", reason="an extra")
@@ -138,14 +139,14 @@ def test_a15_what_is_not_proved_is_refused() -> None:
     from transformers.training_args import OptimizerNames
 
     known = {name.value for name in OptimizerNames}
-    assert set(optimizers.offered()) | set(EXTRA) <= known
-    refused = known - set(optimizers.offered()) - set(EXTRA)
+    assert set(names.OFFERED) | set(EXTRA) <= known
+    refused = known - set(names.OFFERED) - set(EXTRA)
     assert {"schedule_free_adamw", "galore_adamw", "lomo", "paged_adamw_8bit"} <= refused
     for name in refused:
         with pytest.raises(SettingsError, match="Offered: adamw_torch, adamw_torch_fused"):
-            optimizers.check_name(name)
+            names.check_name(name)
     with pytest.raises(SettingsError, match="did you mean 'adamw_torch'"):
-        optimizers.check_name("adamw_torhc")
+        names.check_name("adamw_torhc")
 
 
 def test_an_extra_that_is_missing_is_named() -> None:
@@ -205,7 +206,7 @@ def test_the_recipe_is_set_again_after_loading() -> None:
     assert first["fused"] is False
 
 
-@pytest.mark.parametrize("name", [*optimizers.offered(), *EXTRA])
+@pytest.mark.parametrize("name", [*names.OFFERED, *EXTRA])
 def test_reset_is_a_new_optimizer(name: str) -> None:
     if name in EXTRA:
         pytest.importorskip("bitsandbytes", reason="an extra")
@@ -285,3 +286,8 @@ def test_a_state_goes_from_one_implementation_of_adamw_to_another(writer: str, r
     assert all(torch.equal(reads.state[p]["exp_avg"], wrote.state[p]["exp_avg"]) for p in net.parameters())
     steps(net, reads, range(3, 5), RECIPE)
     assert all(float(reads.state[p]["step"]) == 5 for p in net.parameters())
+
+
+def test_the_names_that_settings_accept_are_those_that_can_be_built() -> None:
+    assert set(optimizers._MAKERS) == set(names.OFFERED)
+    assert set(optimizers._EXTRA) == set(names.EXTRA)

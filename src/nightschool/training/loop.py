@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from nightschool import curriculum
+from nightschool import curriculum, schedule
 from nightschool.curriculum import Entry
 from nightschool.errors import DataError
 from nightschool.intake.prepared import PreparedReader
-from nightschool.training import batch, checkpoint, determinism, loss, model, optimizer, probe, schedule, state
+from nightschool.training import batch, checkpoint, determinism, loss, model, optimizer, probe, state
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -16,7 +16,7 @@ import torch
 
 from nightschool import basemodel
 from nightschool.errors import ModelError, SettingsError
-from nightschool.training.adapter import check_lora
+from nightschool.lora_options import check_lora
 from nightschool.training.determinism import hashed_seed
 from nightschool.training.weights import adapter_state_for_export, load_trainable, trainable_state, write_model
 

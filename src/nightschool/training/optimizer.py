@@ -6,13 +6,13 @@ Face Trainer can go on from our state, and two moments of one shape can never ch
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from nightschool import optimizers
 from nightschool.errors import CheckpointError, ModelError, SettingsError
 
 # transformers' Trainer gives no weight decay to parameters of these names, nor to those of a LayerNorm.
@@ -102,28 +102,6 @@ _EXTRA: dict[str, Maker] = {
 _FROM_RECIPE = ("lr", "weight_decay", "betas", "eps")
 
 
-def offered() -> list[str]:
-    """The names of the optimizers that can be used without an extra."""
-    return list(_MAKERS)
-
-
-def check_name(name: str) -> None:
-    """Accept the name of an optimizer that is offered.
-
-    Raises:
-        SettingsError: it is not.
-    """
-    if name in _MAKERS or name in _EXTRA:
-        return
-    listed = f"{', '.join(_MAKERS)}; with nightschool[quantization] also {', '.join(_EXTRA)}"
-    near = difflib.get_close_matches(name, [*_MAKERS, *_EXTRA], n=1, cutoff=0.6)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise SettingsError(
-        f"training.optimizer = {name!r} is not offered: only optimizers that a test proves to go on from a checkpoint "
-        f"with the same bits are; {hint}Offered: {listed}."
-    )
-
-
 def build(name: str, model: nn.Module, recipe: Mapping[str, Any]) -> torch.optim.Optimizer:
     """The optimizer over all trainable parameters of `model`.
 
@@ -136,7 +114,7 @@ def build(name: str, model: nn.Module, recipe: Mapping[str, Any]) -> torch.optim
         SettingsError: the optimizer is not offered, or not for parameters of this type.
         ModelError: the optimizer's library is not installed.
     """
-    check_name(name)
+    optimizers.check_name(name)
     decayed, others = _split(model)
     groups: Groups = [
         {"params": list(part.values()), "param_names": list(part), "weight_decay": decay}

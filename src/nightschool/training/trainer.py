@@ -22,7 +22,7 @@ from nightschool.intake.prepared import PreparedReader
 from nightschool.ledger import Ledger, StepRow
 from nightschool.record import Record, root_digest
 from nightschool.settings import Settings, canonical, load_settings
-from nightschool.training import determinism, model, optimizer, resume, retention, root, schedule
+from nightschool.training import determinism, model, resume, retention, root
 from nightschool.training.loop import Loop, StepResult
 from nightschool.training.progress import Narrator
 from nightschool.training.recorder import Recorder
@@ -53,8 +53,6 @@ def train(layout: Layout, lifeline: int | None) -> None:
     stop.listen(lifeline)
     settings = load_settings(layout.settings_file)
     logs.setup(layout, settings, "trainer")
-    schedule.check_name(settings.training.lr_scheduler_type)
-    optimizer.check_name(settings.training.optimizer)
     layout.require()
     lock = durable.Lock(layout.trainer_lock, "the trainer")
     lock.acquire()
@@ -115,7 +113,6 @@ class Trainer:
         self.boundary: Digests | None = None
         self.loop.on_entry = self._check_boundary
         self.not_finite = 0
-        self.last: StepResult | None = None
         self._take_up(start)
 
     def close(self) -> None:
@@ -203,7 +200,6 @@ class Trainer:
             result = self.loop.step()
         except (torch.OutOfMemoryError, RuntimeError) as error:
             raise self._explained(error) from error
-        self.last = result
         self._note(result, place.local + 1)
         if result.ends_entry:
             self.boundary = self.loop.digests()

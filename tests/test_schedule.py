@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nightschool.errors import SettingsError
-from nightschool.training.schedule import SCHEDULES, check_name, learning_rate
+from nightschool.schedule import SCHEDULES, check_name, learning_rate
 
 
 def recipe(name: str, warmup: int = 100, rate: float = 3e-4) -> dict:
