@@ -21,7 +21,7 @@ from nightschool import durable
 from nightschool.ledger import Ledger, StepRow
 from nightschool.settings import load_settings
 from nightschool.training import resume, state
-from nightschool.training.saver import Saver
+from nightschool.training.saver import Job, Saver
 from nightschool.training.state import Digests
 from nightschool.training.stopping import Stop
 from nightschool.training.trainer import Trainer
@@ -72,7 +72,7 @@ class Ready:
         shutil.copytree(self.pristine, self.layout.root, symlinks=True)
 
     def save(self, wait: Callable[[], object] = lambda: None) -> None:
-        """Make the save, in this process; `wait` is called when lock and ledger are open and only the save is left."""
+        """Make the save, in this process; `wait` is called when all is ready for it."""
         lock = durable.Lock(self.layout.trainer_lock, "the trainer")
         with lock, Ledger.open(self.layout.ledger) as ledger:
             self._save_with(lock, ledger, wait)
@@ -104,7 +104,13 @@ class Ready:
         whole = {step for step, _ in self.layout.checkpoints()}
         trainer.ledger = ledger
         trainer.saver = Saver(self.layout, ledger, lock, trainer.loop, rows_durable, whole)
-        wait()
+        real = trainer.saver.save
+
+        def save(job: Job) -> float:
+            wait()
+            return real(job)
+
+        trainer.saver.save = save
         trainer._save("a test")
         trainer.saver.wait()
 

@@ -62,6 +62,12 @@ def test_a_child_can_be_started_again_and_its_output_is_kept_apart(layout: Layou
     assert finish(child) == -9
 
 
+def test_of_a_progress_bar_only_its_last_state_is_quoted(layout: Layout) -> None:
+    child = make(layout)
+    child.output.write_bytes(b"loading: 0%\rloading: 100%\r\n\nfailed\n")
+    assert child.last_output() == ["loading: 100%", "failed"]
+
+
 def test_helpers_of_a_child_end_with_it(layout: Layout, tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(

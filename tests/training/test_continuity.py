@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from nightschool import schedule
+from nightschool import schedule
 from nightschool.errors import CheckpointError
 from nightschool.training import checkpoint, determinism, optimizer
 from nightschool.training.loop import Loop

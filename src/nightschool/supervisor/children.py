@@ -143,7 +143,10 @@ class Child:
 
     def last_output(self, count: int = 20) -> list[str]:
         """The last lines it wrote since it was started last."""
-        return [line for line in last_lines(self.output, count, self._output_start, 1 << 16) if line.strip()]
+        lines = last_lines(self.output, count, self._output_start, 1 << 16)
+        # Of a progress bar that was drawn over itself, only what one would see on a terminal.
+        seen = [line.rstrip("\r").rpartition("\r")[2] for line in lines]
+        return [line for line in seen if line.strip()]
 
     def _bound_output(self) -> None:
         # Libraries that warn at every step would fill the disk in weeks. The child appends, so the file can be cut.

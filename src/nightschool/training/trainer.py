@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from nightschool import basemodel, curriculum, durable, logs
+from nightschool import basemodel, curriculum, durable, logs, schedule
 from nightschool.errors import SettingsError, TrainingError
 from nightschool.intake.prepared import PreparedReader
 from nightschool.ledger import Ledger, StepRow
