@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import sys
 import traceback
 from collections.abc import Callable
@@ -32,6 +33,10 @@ PREVIOUS, NEW = 3, 4
 LIMIT = 2
 FILES = {"a": 13, "b": 9}
 """Name to number of sequences: file a has four steps of four sequences, the last one shorter; file b waits."""
+
+
+def nothing() -> None:
+    """Do nothing."""
 
 
 class Rows:
@@ -71,27 +76,23 @@ class Ready:
         shutil.rmtree(self.layout.root)
         shutil.copytree(self.pristine, self.layout.root, symlinks=True)
 
-    def save(self, wait: Callable[[], object] = lambda: None) -> None:
-        """Make the save, in this process; `wait` is called when all is ready for it."""
+    def save(self, wait: Callable[[], object] = nothing, promised: Callable[[], object] = nothing) -> None:
+        """Make the save, in this process.
+
+        Args:
+            wait: called when all is ready for it.
+            promised: called when the ledger has it: from then on it must be there.
+        """
         lock = durable.Lock(self.layout.trainer_lock, "the trainer")
         with lock, Ledger.open(self.layout.ledger) as ledger:
-            self._save_with(lock, ledger, wait)
+            real = ledger.checkpoints.publish
 
-    def save_in_child(self) -> tuple[int, int]:
-        """Fork a process that waits, then saves; gives its pid, and a descriptor that lets it begin when written to."""
-        read_end, write_end = os.pipe()
-        child = os.fork()
-        if child == 0:
-            failed = 1
-            try:
-                self.save(lambda: os.read(read_end, 1))
-                failed = 0
-            except BaseException:
-                traceback.print_exc(file=sys.__stderr__)
-            finally:
-                os._exit(failed)
-        os.close(read_end)
-        return child, write_end
+            def publish(**told: Any) -> None:
+                real(**told)
+                promised()
+
+            ledger.checkpoints.publish = publish
+            self._save_with(lock, ledger, wait)
 
     def _save_with(self, lock: durable.Lock, ledger: Ledger, wait: Callable[[], object]) -> None:
         trainer = self.trainer
@@ -157,6 +158,24 @@ def prepare(root: Path, method: str = "lora") -> Ready:
     return ready
 
 
+def fork(action: Callable[[Callable[[], object]], object]) -> tuple[int, socket.socket]:
+    """Fork a process that does `action`, which gets a function to wait in: its pid, and a socket to let it go on."""
+    here, there = socket.socketpair()
+    child = os.fork()
+    if child == 0:
+        failed = 1
+        try:
+            action(lambda: (there.send(b"r"), there.recv(1)))
+            failed = 0
+        except BaseException:
+            traceback.print_exc(file=sys.__stderr__)
+        finally:
+            os._exit(failed)
+    there.close()
+    assert here.recv(1) == b"r", "the child ended before it was ready"
+    return child, here
+
+
 def digests_of(folder: Path) -> Digests:
     """Digests of a checkpoint's tensors, computed from its files."""
     import torch
@@ -199,6 +218,5 @@ def look(ready: Ready) -> int:
         found = (layout.current_model / "adapter_model.safetensors").read_bytes()
         assert found in ready.root_files, "the adapter in current_model/ is a mixture"
     else:
-        latest = layout.current_model / "latest"
-        assert latest.is_symlink()
+        assert str((layout.current_model / "latest").readlink()) in {f"checkpoint-{PREVIOUS}", f"checkpoint-{NEW}"}
     return step

@@ -1,10 +1,11 @@
-"""B1: SIGKILL at every system call of a save that changes the disk, with the real trainer, saver, torch and SQLite.
+"""B1, B2, B4: SIGKILL at every system call that changes the disk, in a save and in the tidying up after an accident.
 
-The save is made by a forked child of this process, so that nothing has to be imported for each kill, and strace kills
-it *before* one call. For a LoRA run every call of the save is hit, one after the other: what torch and safetensors
-write, SQLite's journal and pages, and all of `durable`'s operations. For a full model only what differs is hit: all
-from the rename of the new checkpoint on. What is not here: kills in start-up and training (`test_kills.py`, at random,
-and in-process in `tests/training`), and power cuts, which leave more than a kill does (`test_save_power_loss.py`).
+Trainer, saver, torch, safetensors and SQLite are the real ones. What is to be killed is a forked child of this process,
+so that nothing has to be imported for each kill, and strace kills it *before* one call. All calls are hit, one after
+the other: a save of a LoRA run and of a full model, with the ledger's journal and pages, the root adapter and retention,
+and a start that finds a damaged checkpoint and half-done folders. What is not here: kills in training and in the loading
+of the model (`test_kills.py`, at random; `tests/training`, in-process), and power cuts, which leave more than a kill
+does (`test_save_power_loss.py`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ import pytest
 from nightschool import durable
 from nightschool.durable import effects
 from nightschool.ledger import Ledger
+from nightschool.training import resume
+from tests.durable.faults import files_below
 from tests.machine import one_save
 from tests.machine.one_save import NEW, PREVIOUS, Ready
 
@@ -33,6 +36,9 @@ CALLS = (
     "fsync,fdatasync,sync_file_range,rename,renameat,renameat2,unlink,unlinkat,rmdir,mkdir,mkdirat,link,linkat,"
     "symlink,symlinkat"
 )
+
+Action = Callable[[Callable[[], object]], object]
+"""Gets a function to call when all is ready for what is to be killed."""
 
 pytestmark = [
     pytest.mark.slow,
@@ -50,13 +56,13 @@ class Point:
 
 
 @contextmanager
-def traced(ready: Ready, *options: str) -> Iterator[Callable[[], int]]:
-    """A child that is about to save, under strace; gives what lets it begin and returns how it ended."""
-    child, go = ready.save_in_child()
+def traced(action: Action, *options: str) -> Iterator[Callable[[], int]]:
+    """A child that is about to do something, under strace; gives what lets it begin and returns how it ended."""
+    child, go = one_save.fork(action)
     ended: list[int] = []
 
     def begin() -> int:
-        os.write(go, b"x")
+        go.send(b"g")
         ended.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
         strace.wait()
         return ended[0]
@@ -69,17 +75,16 @@ def traced(ready: Ready, *options: str) -> Iterator[Callable[[], int]]:
             assert "attached" in first, first
             yield begin
         finally:
-            os.close(go)
+            go.close()
             if not ended:
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
             strace.kill()
 
 
-def calls_of(ready: Ready, scratch: Path) -> list[Point]:
-    """The system calls that change the disk in an undisturbed save, in their order."""
-    ready.reset()
-    with traced(ready, "-e", f"trace={CALLS}", "-o", str(scratch)) as begin:
+def calls_of(action: Action, scratch: Path) -> list[Point]:
+    """The system calls that change the disk when nobody disturbs it, in their order."""
+    with traced(action, "-e", f"trace={CALLS}", "-o", str(scratch)) as begin:
         assert begin() == 0
     threads: list[str] = []
     counts: Counter[str] = Counter()
@@ -91,22 +96,18 @@ def calls_of(ready: Ready, scratch: Path) -> list[Point]:
             continue
         name = found.group(1)
         counts[name] += 1
-        if name != "openat" or "O_CREAT" in call:
-            threads.append(thread)
-            points.append(Point(name, counts[name], call))
-    saver = threads[0]
-    own = threads.count(saver)
-    others = {line.split(maxsplit=1)[0] for line in scratch.read_text().splitlines()[:own]} - {saver}
-    assert not others, "two threads are at work, so the numbers mean nothing"
+        threads.append(thread)
+        points.append(Point(name, counts[name], call))
+    own = threads.count(threads[0])
+    assert len(set(threads[:own])) == 1, "two threads are at work in turns, so the numbers mean nothing"
     assert len(points) - own <= 1, "only the release of the lock comes after the save, on another thread"
-    return points[:own]
+    return [point for point in points[:own] if point.name != "openat" or "O_CREAT" in point.text]
 
 
-def kill_at(ready: Ready, point: Point) -> None:
-    """Make the save and end it before one system call."""
-    ready.reset()
+def kill_at(action: Action, point: Point) -> None:
+    """Do it, and end it before one system call."""
     inject = f"inject={point.name}:signal=KILL:when={point.ordinal}"
-    with traced(ready, "-o", "/dev/null", "-e", f"trace={point.name}", "-e", inject) as begin:
+    with traced(action, "-o", "/dev/null", "-e", f"trace={point.name}", "-e", inject) as begin:
         assert begin() == -signal.SIGKILL, f"was not killed at {point.text}"
 
 
@@ -114,7 +115,8 @@ def after_each(ready: Ready, points: list[Point]) -> Counter[str]:
     """Kill at each of the points and look what a start finds; how often what was found."""
     found: Counter[str] = Counter()
     for point in points:
-        kill_at(ready, point)
+        ready.reset()
+        kill_at(ready.save, point)
         names = {path.name for path in ready.layout.current_model.iterdir()}
         with Ledger.open(ready.layout.ledger) as ledger:
             newest = ledger.checkpoints.newest()
@@ -131,24 +133,92 @@ def after_each(ready: Ready, points: list[Point]) -> Counter[str]:
     return found
 
 
-def test_b1_b2_b4_killed_at_every_system_call_of_a_save(tmp_path: Path) -> None:
-    ready = one_save.prepare(tmp_path)
-    points = calls_of(ready, tmp_path / "calls")
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_b1_b2_b4_killed_at_every_system_call_of_a_save(tmp_path: Path, method: str) -> None:
+    ready = one_save.prepare(tmp_path, method)
+    ready.reset()
+    points = calls_of(ready.save, tmp_path / "calls")
     assert one_save.look(ready) == NEW
     assert len(points) > 100
-    assert {point.name for point in points} >= {"openat", "pwrite64", "fsync", "fdatasync", "rename", "unlink", "link"}
+    assert {point.name for point in points} >= {"openat", "pwrite64", "fsync", "fdatasync", "rename", "unlink"}
     found = after_each(ready, points)
     assert found.pop(f"goes on at step {PREVIOUS}") + found.pop(f"goes on at step {NEW}") == len(points)
     assert len(+found) == 3, f"not all of what can be interrupted was: {found}"
 
 
-def test_b1_killed_at_every_system_call_after_the_publishing_of_a_full_model(tmp_path: Path) -> None:
-    ready = one_save.prepare(tmp_path, "full")
-    points = calls_of(ready, tmp_path / "calls")
-    (publishing,) = (at for at, one in enumerate(points) if "rename" in one.name and f'/checkpoint-{NEW}"' in one.text)
-    assert any("symlink" in point.name for point in points[publishing:])
-    after_each(ready, points[publishing:])
-    assert str((ready.layout.current_model / "latest").readlink()) in {f"checkpoint-{PREVIOUS}", f"checkpoint-{NEW}"}
+@dataclass
+class Accident:
+    """A workspace whose newest checkpoint is damaged, with what kills in a save and in retention leave beside it."""
+
+    ready: Ready
+    damaged: dict[str, bytes]
+
+    def start(self, wait: Callable[[], object]) -> None:
+        """What a start does before the model is loaded."""
+        with Ledger.open(self.ready.layout.ledger) as ledger:
+            wait()
+            resume.find_start(self.ready.layout, ledger, self.ready.trainer.root)
+
+    def look(self) -> None:
+        """Start, and hold what was found against what is to be found, however often it was begun before."""
+        layout = self.ready.layout
+        with Ledger.open(layout.ledger) as ledger:
+            assert ledger.check() == []
+            found = resume.find_start(layout, ledger, self.ready.trainer.root)
+            assert found.folder == layout.checkpoint(PREVIOUS)
+            assert ledger.files.get(1).state == "training"
+            assert ledger.steps.count() == PREVIOUS
+            assert [row.step for row in ledger.checkpoints.listing(state="published")] == [PREVIOUS]
+        assert one_save.digests_of(layout.checkpoint(PREVIOUS)) == self.ready.digests[PREVIOUS]
+        assert [files_below(path) for path in layout.undone.glob("*/*")] == [self.damaged]
+        assert not list(layout.current_model.glob(".t*"))
+
+    def after_each(self, points: list[Point]) -> None:
+        for point in points:
+            self.ready.reset()
+            kill_at(self.start, point)
+            try:
+                self.look()
+            except AssertionError as error:
+                raise AssertionError(f"killed before {point.text}") from error
+
+
+def make_accident(root: Path) -> Accident:
+    ready = one_save.prepare(root)
+    layout = ready.layout
+    newest = layout.checkpoint(NEW)
+    with (newest / "optimizer.pt").open("r+b") as file:
+        file.seek(100)
+        file.write(b"bits")
+    for name in (f".tmp-{NEW + 1}-0123abcd", ".trash-0123abcd"):
+        shutil.copytree(layout.checkpoint(PREVIOUS), layout.current_model / name)
+    shutil.rmtree(ready.pristine)
+    shutil.copytree(layout.root, ready.pristine, symlinks=True)
+    return Accident(ready, files_below(newest))
+
+
+def test_b1_b2_killed_at_every_system_call_of_tidying_up(tmp_path: Path) -> None:
+    """A start that finds the newest checkpoint damaged, and what kills left behind, is itself killed; then another."""
+    accident = make_accident(tmp_path)
+    points = calls_of(accident.start, tmp_path / "calls")
+    assert {point.name for point in points} >= {"unlink", "rmdir", "rename", "fsync", "pwrite64", "fdatasync"}
+    accident.after_each(points)
+
+
+def test_b1_control_setting_aside_by_copying_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    accident = make_accident(tmp_path)
+
+    def copy_and_delete(source: Path, target: Path) -> None:
+        shutil.copytree(source, target)
+        shutil.rmtree(source)
+
+    monkeypatch.setattr(durable, "publish", copy_and_delete)
+    points = calls_of(accident.start, tmp_path / "calls")
+    accident.look()
+    inside = [point for point in points if "undone" in point.text and point.name == "openat"]
+    assert len(inside) > 5
+    with pytest.raises(AssertionError, match="killed before"):
+        accident.after_each(inside)
 
 
 def test_b1_control_a_save_into_the_final_folder_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,12 +233,15 @@ def test_b1_control_a_save_into_the_final_folder_is_caught(tmp_path: Path, monke
     monkeypatch.setattr(durable, "staging", staging)
     monkeypatch.setattr(durable, "publish", lambda *_: None)
     monkeypatch.setattr(durable, "check", lambda *_, **__: [])
-    points = calls_of(ready, tmp_path / "calls")
+    ready.reset()
+    points = calls_of(ready.save, tmp_path / "calls")
     assert one_save.look(ready) == NEW, "it is as good as the right way while nobody interrupts it"
     inside = [point for point in points if f"checkpoint-{NEW}/" in point.text and point.name == "openat"]
+    assert len(inside) > 5
     caught = 0
     for point in inside:
-        kill_at(ready, point)
+        ready.reset()
+        kill_at(ready.save, point)
         try:
             one_save.look(ready)
         except Exception:
@@ -179,9 +252,10 @@ def test_b1_control_a_save_into_the_final_folder_is_caught(tmp_path: Path, monke
 def test_b1_control_a_save_without_a_kill_gives_the_new_step(tmp_path: Path) -> None:
     """What `kill_at` finds is the kill's doing."""
     ready = one_save.prepare(tmp_path)
+    ready.reset()
     never = Point("rename", 10_000, "a call that never comes")
     with pytest.raises(AssertionError, match="was not killed"):
-        kill_at(ready, never)
+        kill_at(ready.save, never)
     assert one_save.look(ready) == NEW
 
 

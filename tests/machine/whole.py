@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from nightschool import durable
+from nightschool.demo.story import kill_session
 from nightschool.ledger import Ledger
 from nightschool.settings import render_default_toml
 from nightschool.workspace import Layout
@@ -52,9 +51,8 @@ class Machine:
             )  # fmt: skip
 
     def kill_group(self) -> None:
-        """SIGKILL to every process of the group at once."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        """SIGKILL to every process of the machine: the supervisor's children lead groups of their own."""
+        kill_session(self.process.pid)
         self.process.wait()
 
     def stop(self, seconds: float = 120) -> int:

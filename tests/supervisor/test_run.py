@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -271,6 +272,7 @@ def test_an_editor_that_replaces_the_settings_does_not_stop_the_run(
 
     monkeypatch.setattr(supervisor.Supervisor, "_missing", missing)
     machine = background()
+    wait_until(word_is(layout, "idle"))
     layout.settings_file.unlink()
     wait_until(noticed.is_set)
     layout.settings_file.write_text(TOML)
@@ -360,3 +362,14 @@ def test_supervisor_and_its_imports_are_free_of_heavy_libraries() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_a_killed_add_left_is_cleared_a_day_later(layout: Layout, settings: Settings) -> None:
+    old, fresh = layout.tmp / "add-old", layout.tmp / "add-fresh"
+    for folder in (old, fresh):
+        folder.mkdir()
+        (folder / "data").write_text("x")
+    os.utime(old, (1.0, 1.0))
+    assert run(layout, settings) == 0
+    assert not old.exists()
+    assert (fresh / "data").exists()

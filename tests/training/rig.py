@@ -150,7 +150,7 @@ def sequences(count: int, seed: int, longest: int = 32) -> list[Packed]:
         train = np.ones(lengths.sum(), dtype=np.int8)
         train[np.cumsum([0, *lengths[:-1]])] = 0
         numbers = np.arange(row - len(parts), row, dtype=np.int32)
-        found.append(Packed(np.array(sum(parts, []), np.int32), train, lengths, numbers))
+        found.append(Packed(np.concatenate(parts).astype(np.int32), train, lengths, numbers))
     return found
 
 

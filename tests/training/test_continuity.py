@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 
 from nightschool import schedule
-from nightschool import schedule
 from nightschool.errors import CheckpointError
 from nightschool.training import checkpoint, determinism, optimizer
 from nightschool.training.loop import Loop
@@ -233,7 +232,7 @@ def test_b1_killed_at_every_change_to_the_disk(cases: Callable[[str, str], Case]
     assert wanted.step == 4
     steps_of_survivors = set()
     for fatal in range(len(operations)):
-        # A sync changes nothing that a killed process leaves behind; of a folder in the trash, any half is like another.
+        # A sync changes nothing that a killed process leaves behind; and any half of a folder in the trash will do.
         if operations[fatal - 1 : fatal] == ["sync"] or operations[fatal - 2 : fatal] == ["unlink", "unlink"]:
             continue
         layout = again(str(fatal))

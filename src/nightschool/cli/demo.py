@@ -33,7 +33,7 @@ def demo(
     ends = [*story.boundaries, len(story.losses)]
     for name, begin, end in zip(story.files, [0, *story.boundaries], ends, strict=True):
         print(f"  {name}: steps {begin + 1} to {end}")
-    print(f"  killed in step {story.killed_at}, went on from checkpoint-{story.resumed_at}")
+    print(f"  │ marks the passages from file to file, X the kill in step {story.killed_at}")
     window = min(20, len(story.losses))
     first, last = (sum(part) / window for part in (story.losses[:window], story.losses[-window:]))
     print(f"  loss: {first:.2f} over the first {window} steps, {last:.2f} over the last {window}")

@@ -34,12 +34,14 @@ def loss_curve(
     plotext.clear_figure()
     plotext.theme("clear" if not colour else "pro")
     plotext.plotsize(width, height)
-    steps = list(range(1, len(losses) + 1))
-    plotext.plot(steps, smoothed(losses), marker="braille", label="loss, smoothed", color="blue+")
+    steps, curve = list(range(1, len(losses) + 1)), smoothed(losses)
+    # Room above the curve, so that the legend hides nothing of it.
+    plotext.ylim(min(curve), max(curve) + 0.2 * (max(curve) - min(curve)))
+    plotext.plot(steps, curve, marker="braille", label="loss, smoothed", color="blue+")
     for boundary in boundaries:
         plotext.vline(boundary + 0.5, color="gray")
     if killed_at is not None:
-        plotext.vline(killed_at, color="red")
+        plotext.scatter([killed_at], [curve[min(killed_at, len(curve)) - 1]], marker="X", label="kill -9", color="red+")
     plotext.xlabel("step")
     plotext.ylabel("loss, nats per token")
     plotext.xlim(1, len(losses))

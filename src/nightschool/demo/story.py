@@ -14,19 +14,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nightschool.api import Workspace
 from nightschool.demo import corpus
 from nightschool.errors import NightschoolError
 from nightschool.ledger import Ledger
-from nightschool.settings import render_default_toml
 from nightschool.workspace import Layout
 
 MARKER = ".nightschool-demo"
-BASE_STEPS = 240
-SHARES = {"1-monday.jsonl": 0.45, "2-tuesday.jsonl": 0.2, "3-wednesday.jsonl": 0.35}
+BASE_STEPS = 200
+SHARES = {"1-monday.jsonl": 0.4, "2-tuesday.jsonl": 0.25, "3-wednesday.jsonl": 0.35}
 KILLED_FILE = 1
+SAVE_STEPS = 20
+PASSAGES = 560
 SETTINGS = {
     "training": {
         "train_batch_size": 8,
@@ -37,7 +40,7 @@ SETTINGS = {
     "lora": {"r": 32, "lora_alpha": 32, "lora_dropout": 0.05},
     "data": {"max_length": 256},
     "inbox": {"settle_seconds": 0.5, "rescan_seconds": 0.5},
-    "checkpoints": {"save_steps": 25},
+    "checkpoints": {"save_steps": SAVE_STEPS},
 }
 Say = Callable[[str], None]
 
@@ -78,16 +81,17 @@ def tell(folder: Path, say: Say) -> Story:
     say("3. Training. A second machine trains on the same files undisturbed, to compare with.")
     other = _start(undisturbed)
     first = _start(killed)
-    killed_at = _wait_for_the_middle(killed, first)
-    os.killpg(first.pid, signal.SIGKILL)
+    _wait_for_the_middle(killed, first)
+    kill_session(first.pid)
     first.wait()
-    say(f"4. kill -9 at step {killed_at}, in the middle of {list(SHARES)[KILLED_FILE]}: no warning, no clean-up.")
+    killed_at = _step(killed) + 1
+    say(f"4. kill -9 in step {killed_at}, in the middle of {list(SHARES)[KILLED_FILE]}: no warning, no clean-up.")
     second = _start(killed)
     for process, layout in ((second, killed), (other, undisturbed)):
         if process.wait() != 0:
             raise NightschoolError(f"The run in {layout.root} failed; see {layout.log_file} and {_output(layout)}.")
     resumed_at = _resumed_at(killed)
-    say(f"5. Started again: it went on from checkpoint-{resumed_at} and did the lost steps again.")
+    say(f"5. Started again: it went on from checkpoint-{resumed_at} and took steps {resumed_at + 1} to {killed_at} again.")
     losses, boundaries, files = _curve(killed)
     differences = compare(killed, undisturbed)
     return Story(
@@ -127,17 +131,12 @@ def _make_folder(folder: Path) -> None:
 
 
 def _make_workspace(root: Path, base: Path) -> Layout:
-    layout = Layout(root.resolve())
-    layout.create()
-    values = {"model": {"name": str(base.resolve())}, **SETTINGS}
-    layout.settings_file.write_text(render_default_toml(values), encoding="utf-8")
-    Ledger.create(layout.ledger).close()
-    return layout
+    return Workspace.create(root, str(base.resolve()), **SETTINGS).layout
 
 
 def _write_files(folder: Path) -> list[Path]:
     folder.mkdir()
-    passages = corpus.passages()
+    passages = corpus.passages()[:PASSAGES]
     paths, begin = [], 0.0
     for name, share in SHARES.items():
         end = begin + share
@@ -151,8 +150,24 @@ def _output(layout: Layout) -> Path:
     return layout.state / "run.out"
 
 
+def kill_session(leader: int) -> int:
+    """SIGKILL to every process of a session, the leader last; returns how many there were.
+
+    The trainer goes first: if it saw its supervisor gone, it would save a checkpoint, and the kill would prove little.
+    """
+    members = []
+    for path in Path("/proc").iterdir():
+        with suppress(ValueError, ProcessLookupError):
+            if os.getsid(int(path.name)) == leader:
+                members.append(int(path.name))
+    for pid in sorted(members, key=lambda member: member == leader):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return len(members)
+
+
 def _start(layout: Layout) -> subprocess.Popen[bytes]:
-    """A machine in a process group of its own, so that one signal reaches all of it."""
+    """A machine in a session of its own, so that all of it can be found."""
     with _output(layout).open("ab") as output:
         return subprocess.Popen(
             [sys.executable, "-m", "nightschool", "-C", str(layout.root), "run", "--until-idle"],
@@ -160,18 +175,23 @@ def _start(layout: Layout) -> subprocess.Popen[bytes]:
         )  # fmt: skip
 
 
-def _wait_for_the_middle(layout: Layout, process: subprocess.Popen[bytes]) -> int:
-    """Wait until the second file is half done and some steps are not in any checkpoint."""
+def _step(layout: Layout) -> int:
+    with Ledger.open(layout.ledger) as ledger:
+        last = ledger.steps.last()
+    return last.step if last else 0
+
+
+def _wait_for_the_middle(layout: Layout, process: subprocess.Popen[bytes]) -> None:
+    """Wait until the second file is under way and some steps are not in any checkpoint."""
     with Ledger.open(layout.ledger) as ledger:
         while process.poll() is None:
-            trainer = ledger.machine.get("trainer") or {}
-            entries = ledger.entries.all()
-            if len(entries) > KILLED_FILE:
+            entries, last = ledger.entries.all(), ledger.steps.last()
+            if last and len(entries) > KILLED_FILE:
                 begin = sum(entry.stop - entry.start for entry in entries[:KILLED_FILE])
-                steps = entries[KILLED_FILE].stop - entries[KILLED_FILE].start
-                step = int(trainer.get("step") or 0)
-                if begin + steps * 0.4 <= step < begin + steps:
-                    return step + 1
+                end = begin + entries[KILLED_FILE].stop - entries[KILLED_FILE].start
+                in_the_middle = begin + 5 <= last.step <= end - 5
+                if in_the_middle and SAVE_STEPS * 0.3 <= last.step % SAVE_STEPS <= SAVE_STEPS * 0.8:
+                    return
             time.sleep(0.05)
     raise NightschoolError(f"The run in {layout.root} ended early; see {layout.log_file} and {_output(layout)}.")
 

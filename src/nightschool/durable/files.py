@@ -127,7 +127,10 @@ def remove_file(path: Path) -> None:
 
 
 def replace_file(source: Path, target: Path) -> None:
-    """Sync `source`, then rename it over `target`. Both must be on one file system."""
+    """Sync `source`, then rename it over `target`. Both must be on one file system.
+
+    `source` must be a name of the caller's own: it is gone afterwards, also where both names already were one file.
+    """
     with in_words("replace", target):
         sync_file(source)
         active().rename(source, target)

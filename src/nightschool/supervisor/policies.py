@@ -223,5 +223,8 @@ def state_word(now: Situation) -> tuple[str, str]:
 
 
 def needs_trainer(work: Work, paused: bool) -> bool:
-    """Whether the trainer should be started (it stays while it runs: the model is loaded once)."""
-    return bool(work.to_train) and not paused
+    """Whether the trainer should be started (it stays while it runs: the model is loaded once).
+
+    It is started while the first file is still being prepared: loading the model takes as long as reading the file.
+    """
+    return bool(work.to_train or work.to_prepare) and not paused

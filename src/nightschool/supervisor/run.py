@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from nightschool import __version__, adding, durable, logs
-from nightschool.errors import NightschoolError, StorageError, WorkspaceError
+from nightschool.errors import BusyError, NightschoolError, StorageError, WorkspaceError
+from nightschool.intake import accept
 from nightschool.ledger import Ledger
 from nightschool.settings import Settings
 from nightschool.supervisor import policies
@@ -95,6 +96,10 @@ def run(
     with lock, Ledger.open(layout.ledger) as ledger:
         tail = logs.Tail(layout.log_file)
         logs.setup(layout, settings, "supervisor")
+        # Before the inbox is looked at: a file that a crash left half-way in must not be taken for a new one. Where an
+        # earlier intake worker still ends, it is the one that finishes what it began.
+        with suppress(BusyError), durable.Lock(layout.intake_lock, "the intake worker"):
+            accept.recover(layout, ledger)
         supervisor = Supervisor(
             layout, settings, ledger, lock, commands or default_commands(layout), until_idle=until_idle,
             echo=_Echo(tail, echo), signals=signals or StopSignals(), clock=clock,

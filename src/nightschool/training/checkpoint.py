@@ -121,6 +121,23 @@ def _is_state_dict(state: Any) -> bool:
     )
 
 
+def read(folder: Path) -> Record:
+    """The record of a checkpoint, with values of the right types: whoever can write a manifest can write anything.
+
+    Raises:
+        CheckpointError: it is missing, unreadable, of a newer format, or makes no sense.
+    """
+    record = read_record(folder)
+    kinds = {
+        "step": int, "generation": int, "lineage": str, "root": dict, "curriculum": dict, "numerics": dict,
+        "numerics_changes": list, "digests": dict,
+    }  # fmt: skip
+    wrong = [name for name, kind in kinds.items() if not isinstance(getattr(record, name), kind)]
+    if wrong:
+        raise CheckpointError(f"{folder / RECORD} makes no sense: {', '.join(wrong)} cannot be what it says.")
+    return record
+
+
 @dataclass(frozen=True)
 class Choice:
     """What a start found.
@@ -149,7 +166,7 @@ def choose(folder: Path, root: str, entries: list[Entry]) -> Choice:
         if problems:
             choice.damaged.append((step, path, "; ".join(problems)))
             continue
-        record = read_record(path)
+        record = read(path)
         reason = belongs(record, root, entries)
         if reason is None and record.step != step:
             reason = f"its name says step {step}, its contents step {record.step}"

@@ -16,6 +16,8 @@ import torch
 
 from nightschool import basemodel
 from nightschool.errors import ModelError, SettingsError
+from nightschool.intake.template import own_template
+from nightschool.intake.tokenise import load_tokenizer
 from nightschool.lora_options import check_lora
 from nightschool.training.determinism import hashed_seed
 from nightschool.training.weights import adapter_state_for_export, load_trainable, trainable_state, write_model
@@ -97,7 +99,9 @@ def build(settings: Settings, root: dict[str, Any], device: torch.device | str) 
     device = torch.device(device)
     dtype = str(root["dtype"])
     base = _load(settings, folder, dtype, device)
-    tokenizer = load_tokenizer(settings, folder)
+    tokenizer = load_tokenizer(folder, settings.model.trust_remote_code)
+    file = settings.model.chat_template
+    tokenizer.chat_template = own_template(tokenizer, Path(file) if file else None)
     base.config.use_cache = False
     if getattr(base.config, "output_router_logits", False):
         # A router's auxiliary loss depends on how a step is split into cells: off.
@@ -106,25 +110,6 @@ def build(settings: Settings, root: dict[str, Any], device: torch.device | str) 
     _checkpoint_gradients(base, settings.training.gradient_checkpointing, device, folder)
     model.train()
     return Built(model, base, tokenizer, method, folder, device, dtype)
-
-
-def load_tokenizer(settings: Settings, folder: Path) -> Any:
-    """The base model's tokenizer, with the chat template of the settings if they name one."""
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=settings.model.trust_remote_code
-        )
-    except Exception as error:
-        raise ModelError(f"The tokenizer in {folder} cannot be loaded: {_first_line(error)}.") from error
-    if settings.model.chat_template:
-        try:
-            tokenizer.chat_template = Path(settings.model.chat_template).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            named = settings.model.chat_template
-            raise SettingsError(f"model.chat_template: {named} cannot be read: {error}.") from None
-    return tokenizer
 
 
 def _load(settings: Settings, folder: Path, dtype: str, device: torch.device) -> Any:

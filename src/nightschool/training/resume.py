@@ -11,7 +11,7 @@ from nightschool import curriculum, durable
 from nightschool.curriculum import Entry
 from nightschool.errors import CheckpointError, WorkspaceError
 from nightschool.ledger import EntryRow, Ledger
-from nightschool.record import Record, entries_of, read_record, root_digest
+from nightschool.record import Record, entries_of, root_digest
 from nightschool.training import checkpoint
 from nightschool.training.checkpoint import Choice
 from nightschool.words import in_bytes
@@ -76,17 +76,27 @@ def _entries_ahead(layout: Layout, digest: str, entries: list[Entry], generation
     for _, folder in reversed([found for found in layout.checkpoints() if found[0] > total]):
         if durable.check(folder):
             continue
-        record = read_record(folder)
-        theirs = record.entries
-        if record.generation != generation or curriculum.lineage(digest, theirs, record.step) != record.lineage:
+        record = checkpoint.read(folder)
+        if record.generation != generation or record.step <= total or not _goes_on(record, digest, entries, total):
             continue
-        if curriculum.lineage(digest, theirs, total) == curriculum.lineage(digest, entries, total):
-            _check_known(ledger, theirs, folder)
-            positions = {row.position: row for row in ledger.entries.all()}
-            ledger.entries.replace_all([_row(at, entry, positions.get(at)) for at, entry in enumerate(theirs)])
-            _say(ledger, "repaired", f"The ledger was behind {folder.name}; its list of files was brought up to date.")
-            return theirs
+        theirs = record.entries
+        _check_known(ledger, theirs, folder)
+        positions = {row.position: row for row in ledger.entries.all()}
+        ledger.entries.replace_all([_row(at, entry, positions.get(at)) for at, entry in enumerate(theirs)])
+        _say(ledger, "repaired", f"The ledger was behind {folder.name}; its list of files was brought up to date.")
+        return theirs
     return entries
+
+
+def _goes_on(record: Record, digest: str, entries: list[Entry], total: int) -> bool:
+    """Whether the checkpoint's own curriculum is the one it was trained on, and begins with `entries`."""
+    try:
+        theirs = record.entries
+        if curriculum.lineage(digest, theirs, record.step) != record.lineage:
+            return False
+        return curriculum.lineage(digest, theirs, total) == curriculum.lineage(digest, entries, total)
+    except ValueError:  # fewer steps than it says
+        return False
 
 
 def _check_known(ledger: Ledger, entries: list[Entry], folder: Path) -> None:

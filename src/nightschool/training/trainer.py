@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nightschool import basemodel, curriculum, durable, logs, schedule
-from nightschool.errors import SettingsError, TrainingError
+from nightschool.errors import TrainingError
 from nightschool.intake.prepared import PreparedReader
 from nightschool.ledger import Ledger, StepRow
 from nightschool.record import Record, root_digest
@@ -312,15 +312,8 @@ class Trainer:
 
     def _write_tokenizer(self) -> None:
         """Tokenizer and chat template beside the adapter: `current_model/` loads as it stands."""
-        tokenizer = self.loop.built.tokenizer
-        if self.settings.model.chat_template:
-            try:
-                with open(self.settings.model.chat_template, encoding="utf-8") as stream:  # noqa: PTH123
-                    tokenizer.chat_template = stream.read()
-            except OSError as error:
-                raise SettingsError(f"model.chat_template cannot be read: {error}.") from None
         if not (self.layout.current_model / "tokenizer_config.json").exists():
-            tokenizer.save_pretrained(self.layout.current_model)
+            self.loop.built.tokenizer.save_pretrained(self.layout.current_model)
 
     def _phase(self, phase: str) -> None:
         if self.progress.phase != phase:
