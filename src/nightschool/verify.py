@@ -124,7 +124,7 @@ def _checkpoint(path: Path, step: int, root: str | None, entries: list[Entry]) -
 
 
 def _boundaries(ledger: Ledger, entries: list[Entry]) -> list[BoundaryReport]:
-    checks = {row.position: row for row in ledger.boundaries.listing()}
+    checks = {row.position: row for row in ledger.boundaries.each()}
     found = []
     for position in range(1, len(entries)):
         step = curriculum.first_step(entries, position)

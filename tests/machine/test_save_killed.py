@@ -40,10 +40,7 @@ CALLS = (
 Action = Callable[[Callable[[], object]], object]
 """Gets a function to call when all is ready for what is to be killed."""
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed"),
-]
+pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 
 
 @dataclass(frozen=True)
@@ -133,6 +130,7 @@ def after_each(ready: Ready, points: list[Point]) -> Counter[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_b1_b2_b4_killed_at_every_system_call_of_a_save(tmp_path: Path, method: str) -> None:
     ready = one_save.prepare(tmp_path, method)
@@ -197,6 +195,7 @@ def make_accident(root: Path) -> Accident:
     return Accident(ready, files_below(newest))
 
 
+@pytest.mark.slow
 def test_b1_b2_killed_at_every_system_call_of_tidying_up(tmp_path: Path) -> None:
     """A start that finds the newest checkpoint damaged, and what kills left behind, is itself killed; then another."""
     accident = make_accident(tmp_path)

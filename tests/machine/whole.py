@@ -1,21 +1,27 @@
-"""A whole machine in processes of its own: started by the command line, killed by the process group."""
+"""A whole machine in processes of its own: started by the command line, and ended in every way there is.
+
+The supervisor begins a session; the trainer and the intake worker are in it, each in a process group of its own. So
+`kill_everything` ends all of them at once, as a power cut would, and `kill_group` only the supervisor.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from nightschool import durable
-from nightschool.demo.story import kill_session
 from nightschool.ledger import Ledger
 from nightschool.settings import render_default_toml
 from nightschool.workspace import Layout
+from tests import tiny
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "training": {"train_batch_size": 4, "micro_batch_size": 2, "learning_rate": 5e-3, "warmup_steps": 3},
@@ -24,10 +30,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "numerics": {"threads": 1},
     "checkpoints": {"save_steps": 7},
 }
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+PATIENCE = 240.0
+"""Seconds after which a test gives up waiting; long, so that a busy computer fails no test."""
 
 
 def workspace(root: Path, base: Path, **changes: dict[str, Any]) -> Layout:
-    """A workspace on disk with small settings."""
+    """A workspace on disk with small settings; `changes` are sections laid over them."""
     layout = Layout(root)
     layout.create()
     values: dict[str, dict[str, Any]] = {"model": {"name": str(base), "device": "cpu"}, **SETTINGS}
@@ -38,93 +47,177 @@ def workspace(root: Path, base: Path, **changes: dict[str, Any]) -> Layout:
     return layout
 
 
+def drop(layout: Layout, name: str, count: int, seed: int, kind: str = "text") -> None:
+    """Put a data file into the inbox as a careful copying program does: under a name that is ignored, then renamed."""
+    part = tiny.rows(layout.inbox / f"{name}.part", count, seed, kind)
+    part.rename(layout.inbox / name)
+
+
 class Machine:
-    """`nightschool run` on a workspace, in a process group of its own."""
+    """`nightschool run` on a workspace, in a session of its own."""
 
     def __init__(self, layout: Layout, *options: str) -> None:
         self.layout = layout
-        with (layout.root / "run.out").open("ab") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "nightschool", "-C", str(layout.root), "run", *options],
-                stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-            )  # fmt: skip
+        self.process = start(layout, "-m", "nightschool", "-C", str(layout.root), "run", *options)
 
-    def kill_group(self) -> None:
-        """SIGKILL to every process of the machine: the supervisor's children lead groups of their own."""
-        kill_session(self.process.pid)
+    @property
+    def pid(self) -> int:
+        """The supervisor's process id."""
+        return self.process.pid
+
+    def others(self) -> list[int]:
+        """The processes of this machine but for the supervisor, also when it is gone."""
+        return [pid for pid, session in sessions() if session == self.pid and pid != self.pid]
+
+    def trainer(self) -> int:
+        """Wait until the trainer has told its process id, and return it."""
+        return self.wait_for(lambda: next((pid for pid in self.others() if pid == told(self.layout).get("pid")), None))
+
+    def kill_everything(self) -> None:
+        """SIGKILL to all processes of the machine at once, the children first."""
+        while members := [*self.others(), *([self.pid] if self.process.returncode is None else [])]:
+            for pid in members:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self.process.poll()
         self.process.wait()
 
-    def stop(self, seconds: float = 120) -> int:
+    def kill_group(self) -> None:
+        """SIGKILL to the supervisor's process group: the children are not in it and have to notice by themselves."""
+        os.killpg(self.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self) -> int:
         """SIGTERM to the supervisor alone, as a service manager sends it; returns the exit code."""
         self.process.terminate()
-        return self.process.wait(seconds)
+        return self.finish()
 
-    def finish(self, seconds: float = 300) -> int:
+    def finish(self) -> int:
         """Wait until it ends by itself; returns the exit code."""
-        return self.process.wait(seconds)
+        return self.process.wait(PATIENCE)
 
-    def wait_for(self, what: Callable[[], Any], seconds: float = 120) -> Any:
+    def said(self) -> str:
+        """All that this and earlier machines have said on their terminal."""
+        return (self.layout.root / "run.out").read_text(errors="replace")
+
+    def wait_for(self, what: Callable[[], Any], pause: float = 0.01) -> Any:
         """Wait until `what` gives something true; fails when the machine ends or time runs out."""
-        until = time.monotonic() + seconds
+        until = time.monotonic() + PATIENCE
         while time.monotonic() < until:
             if found := what():
                 return found
             if self.process.poll() is not None:
                 return what() or self.fail("ended before it came that far")
-            time.sleep(0.02)
-        return self.fail(f"did not come that far in {seconds} s")
+            time.sleep(pause)
+        return self.fail(f"did not come that far in {PATIENCE} s")
 
-    def fail(self, why: str) -> None:
+    def fail(self, why: str) -> NoReturn:
         """Fail the test with what the machine said."""
-        said = (self.layout.root / "run.out").read_text(errors="replace")[-3000:]
-        raise AssertionError(f"the machine {why}; it said:\n{said}")
+        raise AssertionError(f"the machine {why}; it said:\n{self.said()[-3000:]}")
 
 
-def trainer(layout: Layout) -> dict[str, Any]:
+def start(layout: Layout, *arguments: str) -> subprocess.Popen[bytes]:
+    """A Python process with these arguments, in a session of its own; its output goes to `run.out`."""
+    with (layout.root / "run.out").open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, *arguments], stdout=output, stderr=output, stdin=subprocess.DEVNULL,
+            start_new_session=True, env={**os.environ, **ENVIRONMENT},
+        )  # fmt: skip
+
+
+def wait_until(what: Callable[[], Any]) -> Any:
+    """Wait until `what` gives something true."""
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        if found := what():
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"that did not happen in {PATIENCE} s")
+
+
+def sessions() -> Iterator[tuple[int, int]]:
+    """(pid, session) of every process that has not ended."""
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with suppress(FileNotFoundError, ProcessLookupError):
+                state, _, _, session, *_ = (folder / "stat").read_text().rsplit(")", 1)[1].split()
+                if state not in "ZX":
+                    yield int(folder.name), int(session)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is there and not just waiting to be reaped."""
+    return any(one == pid for one, _ in sessions())
+
+
+def told(layout: Layout) -> dict[str, Any]:
     """What the trainer says of itself."""
     with Ledger.open(layout.ledger) as ledger:
         return ledger.machine.get("trainer") or {}
 
 
-def step(layout: Layout) -> int:
-    """Steps recorded so far."""
+def state(layout: Layout) -> str:
+    """The machine's word for what it is doing."""
     with Ledger.open(layout.ledger) as ledger:
-        last = ledger.steps.last()
-        return last.step if last else 0
+        return (ledger.machine.get("state") or {}).get("word", "")
+
+
+def counts(layout: Layout) -> dict[str, int]:
+    """Files by state, without the states that no file is in."""
+    with Ledger.open(layout.ledger) as ledger:
+        return {word: count for word, count in ledger.files.counts().items() if count}
+
+
+def events(layout: Layout, kind: str) -> list[str]:
+    """The texts of the ledger's events of one kind."""
+    with Ledger.open(layout.ledger) as ledger:
+        return [event.text for event in ledger.events.of_kind(kind)]
+
+
+def newest(layout: Layout) -> int:
+    """Step of the newest checkpoint by its name; 0 when there is none."""
+    found = layout.checkpoints()
+    return found[-1][0] if found else 0
+
+
+def log(layout: Layout) -> str:
+    """The log that a person reads."""
+    return layout.log_file.read_text(encoding="utf-8")
 
 
 def run_undisturbed(layout: Layout) -> None:
     """Run until nothing is left."""
-    code = Machine(layout, "--until-idle").finish()
-    assert code == 0, (layout.root / "run.out").read_text()[-3000:]
+    machine = Machine(layout, "--until-idle")
+    try:
+        if machine.finish() != 0:
+            machine.fail("ended with an error")
+    finally:
+        machine.kill_everything()
+
+
+def command(layout: Layout, *arguments: str) -> tuple[int, str]:
+    """Run a command of the program on the workspace; its exit code and all that it said."""
+    done = subprocess.run(
+        [sys.executable, "-m", "nightschool", "-C", str(layout.root), *arguments], capture_output=True, text=True,
+        env={**os.environ, **ENVIRONMENT}, check=False, timeout=PATIENCE,
+    )  # fmt: skip
+    return done.returncode, done.stdout + done.stderr
 
 
 def outcome(layout: Layout) -> dict[str, Any]:
-    """The bits at the end, from the tensors themselves, and what belongs to them."""
+    """All that law 1 speaks of: the bits at the end, from the tensors themselves, and the whole loss curve."""
     import torch
     from safetensors.torch import load_file
 
-    from nightschool.training import state
+    from nightschool.training.state import digests
 
     number, folder = layout.checkpoints()[-1]
     assert durable.check(folder) == []
     path = next(p for p in (folder / "adapter_model.safetensors", folder / "model.safetensors") if p.exists())
-    optimizer = torch.load(folder / "optimizer.pt", weights_only=True)
-    digests = state.digests(load_file(path), optimizer)
+    found = digests(load_file(path), torch.load(folder / "optimizer.pt", weights_only=True))
     record = json.loads((folder / "nightschool.json").read_text())
-    return {"step": number, "weights": digests.weights, "optimizer": digests.optimizer, "lineage": record["lineage"]}
-
-
-def losses(layout: Layout) -> list[tuple[int, float]]:
-    """(step, loss) of every recorded step."""
     with Ledger.open(layout.ledger) as ledger:
-        return [(row.step, row.loss) for page in ledger.steps.losses() for row in page]
-
-
-def alive(pid: int) -> bool:
-    """Whether a process is there and not just waiting to be reaped."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+        curve = [(row.step, row.loss, row.learning_rate) for page in ledger.steps.losses() for row in page]
+    assert [step for step, _, _ in curve] == list(range(1, number + 1))
+    return {"step": number, "weights": found.weights, "moments": found.optimizer, "lineage": record["lineage"],
+            "curve": curve}  # fmt: skip

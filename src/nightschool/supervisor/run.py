@@ -97,8 +97,8 @@ def run(
         tail = logs.Tail(layout.log_file)
         logs.setup(layout, settings, "supervisor")
         # Before the inbox is looked at: a file that a crash left half-way in must not be taken for a new one. Where an
-        # earlier intake worker still ends, it is the one that finishes what it began.
-        with suppress(BusyError), durable.Lock(layout.intake_lock, "the intake worker"):
+        # earlier intake worker still ends, or the disk refuses, the next worker finishes what was begun.
+        with suppress(BusyError, StorageError), durable.Lock(layout.intake_lock, "the intake worker"):
             accept.recover(layout, ledger)
         supervisor = Supervisor(
             layout, settings, ledger, lock, commands or default_commands(layout), until_idle=until_idle,

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+import warnings
 from pathlib import Path
 
 from nightschool.errors import NightschoolError
@@ -24,7 +25,13 @@ def main() -> int:
     # Before any Hugging Face library is imported: nothing is fetched while training.
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["TRANSFORMERS_OFFLINE"] = "1"
+    from transformers.utils import logging as transformers_logging
+
     from nightschool.training import replay, trainer
+
+    # What is kept of this process's output is quoted when it crashes: bars would fill it.
+    transformers_logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
 
     try:
         if options.job == "train":

@@ -70,7 +70,7 @@ def establish(layout: Layout, ledger: Ledger, settings: Settings, folder: Path, 
     stored = ledger.machine.get("root")
     dtype = stored["dtype"] if stored and settings.model.dtype == "auto" else resolved_dtype
     root = compute(settings, folder, dtype, layout.fingerprint_cache)
-    if stored is None or not ledger.entries.all():
+    if stored is None or ledger.entries.last() is None:
         # Nothing has been trained: whatever the settings say now is what the run begins with.
         ledger.machine.set("root", root)
         return root
