@@ -11,7 +11,7 @@ from typing import Any
 
 from nightschool import curriculum, durable
 from nightschool.curriculum import Entry
-from nightschool.errors import VerifyError
+from nightschool.errors import CheckpointError, VerifyError
 from nightschool.ledger import Ledger
 from nightschool.record import belongs, entries_of, read_record, root_digest
 from nightschool.workspace import Layout
@@ -78,12 +78,16 @@ def report(layout: Layout, *, replay: bool = False) -> Report:
     with Ledger.open(layout.ledger) as ledger:
         stored = ledger.machine.get("root")
         root = root_digest(stored) if stored else None
+        # In this order: while the machine trains, what is read later knows all that was read before.
+        folders = layout.checkpoints()
         entries = entries_of(ledger)
-        checkpoints = [_checkpoint(path, step, root, entries) for step, path in layout.checkpoints()]
+        reports = [_checkpoint(path, step, root, entries) for step, path in folders]
+        # Retention may have taken one away meanwhile.
+        checkpoints = [one for one, (_, path) in zip(reports, folders, strict=True) if path.exists()]
         boundaries = _boundaries(ledger, entries)
         last = ledger.steps.last()
-        step = last.step if last else 0
-        missing = step - ledger.steps.count()
+        step = max([one.step for one in checkpoints if not one.problem] + [last.step if last else 0])
+        missing = step - sum(len(page) for page in ledger.steps.losses(after=0))
         problems = [f"{c.name}: {c.problem}" for c in checkpoints if c.problem]
         lost = [b for b in boundaries if b.carried is False]
         problems += [f"The state did not carry over from {b.before} to {b.after}." for b in lost]
@@ -111,16 +115,24 @@ def report(layout: Layout, *, replay: bool = False) -> Report:
 def _checkpoint(path: Path, step: int, root: str | None, entries: list[Entry]) -> CheckpointReport:
     problems = durable.check(path, deep=True)
     if not problems:
-        found = read_record(path)
-        reason = belongs(found, root, entries) if root else "nothing has been trained here yet"
-        if found.step != step:
-            reason = f"its name says step {step}, its contents step {found.step}"
+        reason = _not_usable(path, step, root, entries)
         problems = [reason] if reason else []
     weights = sum(p.stat().st_size for p in path.glob("*.safetensors"))
     optimizer = path / "optimizer.pt"
     return CheckpointReport(
         path.name, step, "; ".join(problems) or None, weights, optimizer.stat().st_size if optimizer.exists() else 0
     )
+
+
+def _not_usable(path: Path, step: int, root: str | None, entries: list[Entry]) -> str | None:
+    """Why a whole checkpoint is none of this run's all the same, or None."""
+    try:
+        found = read_record(path)
+    except CheckpointError as error:
+        return str(error).rstrip(".")
+    if found.step != step:
+        return f"its name says step {step}, its contents step {found.step}"
+    return belongs(found, root, entries) if root else "nothing has been trained here yet"
 
 
 def _boundaries(ledger: Ledger, entries: list[Entry]) -> list[BoundaryReport]:
@@ -132,8 +144,8 @@ def _boundaries(ledger: Ledger, entries: list[Entry]) -> list[BoundaryReport]:
         check = checks.get(position)
         before = _mean(ledger, step - AROUND + 1, step)
         after = _mean(ledger, step + 1, step + AROUND)
-        if after is None:
-            continue
+        if after is None and check is None:
+            continue  # not reached yet
         found.append(
             BoundaryReport(
                 step, names[0], names[1], before, after, check.carried if check else None, check.note if check else None

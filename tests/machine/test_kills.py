@@ -115,9 +115,6 @@ class Killer:
         self.found[f"{moment}: {way}"] += 1
         self.found["save left unfinished"] += bool(self.unfinished())
 
-    def unfinished(self) -> list[Path]:
-        return [path for path in self.layout.current_model.glob(".tmp-*") if path.is_dir()]
-
     def wait_for(self, machine: Machine, moment: str, step: int) -> None:
         sleep = self.chance.uniform
         if moment == "start":
@@ -130,18 +127,22 @@ class Killer:
             machine.wait_for(lambda: sum(whole.counts(self.layout).values()) == self.dropped)
             time.sleep(sleep(0.0, 6.0))
         else:
-            before = whole.newest(self.layout)
-            machine.wait_for(lambda: whole.newest(self.layout) > min(max(step, before) - SAVE_STEPS, step), 0.001)
+            before = max(whole.newest(self.layout), step - SAVE_STEPS)
+            machine.wait_for(lambda: whole.newest(self.layout) > before or self.at_the_end(), 0.0)
             if moment == "save":
-                swept = {path.name for path in self.unfinished()}
-                machine.wait_for(
-                    lambda: {path.name for path in self.unfinished()} - swept or self.at_the_end(machine), 0.0
-                )
+                others = self.unfinished()
+                machine.wait_for(lambda: self.unfinished() - others or self.at_the_end(), 0.0)
             else:
                 time.sleep(sleep(0.0, 0.1))
 
-    def at_the_end(self, machine: Machine) -> bool:
-        return whole.told(self.layout).get("phase") == "waiting"
+    def unfinished(self) -> set[str]:
+        """Checkpoints that are being written, or were when it was killed."""
+        return {path.name for path in self.layout.current_model.glob(".tmp-*") if path.is_dir()}
+
+    def at_the_end(self) -> bool:
+        """Whether a trainer is there that has nothing more to do."""
+        told = whole.told(self.layout)
+        return told.get("phase") == "waiting" and whole.alive(told["pid"])
 
     def end(self, machine: Machine, way: str) -> None:
         if way == "stop":

@@ -47,6 +47,13 @@ def workspace(root: Path, base: Path, **changes: dict[str, Any]) -> Layout:
     return layout
 
 
+def add(layout: Layout, name: str, count: int, seed: int, epochs: int = 1) -> None:
+    """Put a file of `count` sequences into the ledger as if intake had prepared it: then intake is not started."""
+    from tests.training import rig
+
+    rig.add(layout, name, rig.sequences(count, seed), epochs=epochs)
+
+
 def drop(layout: Layout, name: str, count: int, seed: int, kind: str = "text") -> None:
     """Put a data file into the inbox as a careful copying program does: under a name that is ignored, then renamed."""
     part = tiny.rows(layout.inbox / f"{name}.part", count, seed, kind)

@@ -97,6 +97,9 @@ class Mortal(durable.Effects):
     def link(self, source: Path, target: Path) -> None:
         self._change("link", (source, target))
 
+    def symlink(self, text: str, path: Path) -> None:
+        self._change("symlink", (text, path))
+
     def unlink(self, path: Path) -> None:
         self._change("unlink", (path,))
 
@@ -291,6 +294,17 @@ def kill_at(*steps: int) -> Callable[[Trainer], None]:
 
     def on_step(trainer: Trainer) -> None:
         if trainer.loop.done in steps:
+            raise Killed
+
+    return on_step
+
+
+def kill_saved_at(*steps: int) -> Callable[[Trainer], None]:
+    """Like `kill_at`, but the save in flight, if any, has come to its end."""
+
+    def on_step(trainer: Trainer) -> None:
+        if trainer.loop.done in steps:
+            trainer.saver.wait()
             raise Killed
 
     return on_step

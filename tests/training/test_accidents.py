@@ -152,7 +152,7 @@ def test_a8_a_stop_in_the_middle_of_a_file_leaves_it_unlearned(
 
 def test_a9_a_crash_costs_the_steps_since_the_checkpoint_only(layout: Layout, undisturbed: rig.Outcome) -> None:
     with pytest.raises(rig.Killed):
-        rig.run(layout, on_step=lambda trainer: (trainer.saver.wait(), rig.kill_at(7)(trainer)))
+        rig.run(layout, on_step=rig.kill_saved_at(7))
     done: list[int] = []
     rig.run(layout, on_step=lambda trainer: done.append(trainer.loop.done))
     assert done == [7, 8, 9]

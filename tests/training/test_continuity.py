@@ -117,8 +117,10 @@ def test_b3_killed_and_stopped_again_and_again(case: Case, tmp_path: Path, seed:
     drop(layout, *FILES)
     seen: dict[int, Counter[rig.Row]] = {}
     ways = chance.sample(["step", "stop", "disk"], 3)
-    for life in range(60):
+    life = 0
+    while life < 60:
         way = ways[life] if life < 3 else chance.choice(["step", "step", "stop", "disk"])
+        life += 1
         try:
             _live(layout, chance, way, seen)
         except rig.Killed:
@@ -194,10 +196,10 @@ def _save_late(layout: Layout, *, at: int, until: int, kill: int) -> None:
     def on_start(trainer: Trainer) -> None:
         real = trainer.saver._write
 
-        def write(job: Any, *more: Any) -> None:
+        def write(job: Any, host: HostState, stalled: float) -> None:
             if job.record.step == at:
                 may_write.wait(30)
-            real(job, *more)
+            real(job, host, stalled)
             published.set()
 
         trainer.saver._write = write

@@ -115,7 +115,7 @@ def test_c2_two_damaged_ones_and_a_second_accident_at_the_same_step(layout: Layo
     flipped(layout.checkpoint(7) / "optimizer.pt")
     empty(layout.checkpoint(6) / "optimizer.pt")
     with pytest.raises(rig.Killed):
-        rig.run(layout, on_step=lambda trainer: (trainer.saver.wait(), rig.kill_at(7)(trainer)))
+        rig.run(layout, on_step=rig.kill_saved_at(7))
     assert [step for step, _ in layout.checkpoints()] == [4, 6]
     truncated(layout.checkpoint(6) / "optimizer.pt")
     rig.run(layout)
@@ -305,7 +305,7 @@ def test_f5_another_weights_file_under_a_good_manifest_is_found_by_its_digest(la
 
 
 def test_f6_a_checkpoint_of_a_newer_format_is_refused(layout: Layout) -> None:
-    """Also where an older one of our own format is there: going back by itself would undo what the newer one learned."""
+    """Also where an older one of our own format is there: going back by itself would undo what was learned since."""
     folder = layout.checkpoint(7)
     record = json.loads((folder / "nightschool.json").read_text())
     (folder / "nightschool.json").write_text(json.dumps({**record, "format": record["format"] + 1, "new": {}}))

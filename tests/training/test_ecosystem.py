@@ -19,8 +19,8 @@ from nightschool.workspace import Layout
 from tests.training import rig
 
 WARMUP = 12
-TRAINING = {"learning_rate": 4e-3, "warmup_steps": WARMUP, "weight_decay": 0.1, "micro_batch_size": 1}
-LORA = {"r": 4, "lora_alpha": 16, "lora_dropout": 0.0}
+TRAINING: dict[str, Any] = {"learning_rate": 4e-3, "warmup_steps": WARMUP, "weight_decay": 0.1, "micro_batch_size": 1}
+LORA: dict[str, Any] = {"r": 4, "lora_alpha": 16, "lora_dropout": 0.0}
 
 
 @dataclass
@@ -175,7 +175,7 @@ def go_on(run: Made, method: str, checkpoint: Path, scratch: Path, steps: int = 
             if not watched.after:
                 watched.after = trained(seen["model"])
 
-    rows = [{"input_ids": ids.tolist(), "labels": ids.tolist()} for ids in some_ids()] * 40
+    rows: Any = [{"input_ids": ids.tolist(), "labels": ids.tolist()} for ids in some_ids()] * 40
     arguments = TrainingArguments(
         output_dir=str(scratch), max_steps=run.step + steps, per_device_train_batch_size=1,
         learning_rate=TRAINING["learning_rate"], lr_scheduler_type="constant_with_warmup", warmup_steps=WARMUP,

@@ -19,8 +19,8 @@ from tests.training import plain, rig
 FILES = {"a": (118, 1), "b": (47, 2), "c": (183, 1)}
 """30, 2 x 12 and 46 steps."""
 STEPS = 100
-TRAINING = {"learning_rate": 2e-3, "warmup_steps": 10, "weight_decay": 0.1, "adam_beta2": 0.98}
-LORA = {"r": 4, "lora_alpha": 16}
+TRAINING: dict[str, Any] = {"learning_rate": 2e-3, "warmup_steps": 10, "weight_decay": 0.1, "adam_beta2": 0.98}
+LORA: dict[str, Any] = {"r": 4, "lora_alpha": 16}
 
 
 def data() -> dict[str, list[Packed]]:

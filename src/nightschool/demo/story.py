@@ -91,9 +91,8 @@ def tell(folder: Path, say: Say) -> Story:
         if process.wait() != 0:
             raise NightschoolError(f"The run in {layout.root} failed; see {layout.log_file} and {_output(layout)}.")
     resumed_at = _resumed_at(killed)
-    say(
-        f"5. Started again: it went on from checkpoint-{resumed_at} and took steps {resumed_at + 1} to {killed_at} again."
-    )
+    lost = f"steps {resumed_at + 1} to {killed_at}"
+    say(f"5. Started again: it went on from checkpoint-{resumed_at} and took {lost} once more.")
     losses, boundaries, files = _curve(killed)
     differences = compare(killed, undisturbed)
     return Story(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nightschool import basemodel, curriculum, durable, logs, schedule
-from nightschool.errors import TrainingError
+from nightschool.errors import NightschoolError, TrainingError
 from nightschool.intake.prepared import PreparedReader
 from nightschool.ledger import Ledger, StepRow
 from nightschool.record import Record, root_digest
@@ -198,16 +198,20 @@ class Trainer:
             self._phase("training")
         try:
             result = self.loop.step()
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            raise self._explained(error) from error
+        except RuntimeError as error:
+            explained = self._explained(error)
+            if explained is None:
+                raise
+            raise explained from error
         self._note(result, place.local + 1)
         if result.ends_entry:
             self.boundary = self.loop.digests()
-            self.ledger.files.trained(entry.file_id)
+            if all(later.file_id != entry.file_id for later in self.loop.entries[place.index + 1 :]):
+                self.ledger.files.trained(entry.file_id)
         self._save_if_due("", ends=result.ends_entry)
 
-    def _explained(self, error: Exception) -> Exception:
-        """The error to show for what went wrong in a step; nothing of the step was applied."""
+    def _explained(self, error: RuntimeError) -> NightschoolError | None:
+        """What a user can do about an error in a step, of which nothing was applied; None for one nobody knows."""
         if isinstance(error, torch.OutOfMemoryError):
             return TrainingError(
                 f"Out of memory on {self.loop.accelerator.device} at step {self.loop.done + 1} on file "
@@ -215,15 +219,14 @@ class Trainer:
                 f"{self.settings.training.micro_batch_size}), set training.gradient_checkpointing = true, or lower "
                 "data.max_length for the files to come; then start again."
             )
-        return determinism.advice(error) or error
+        return determinism.advice(error)
 
     def _check_boundary(self, position: int, entry: curriculum.Entry) -> None:
         """Prove that the first step on this file meets the very bits that the file before it left."""
-        place = self.loop.next_place()
-        if position == 0 or self.boundary is None or place is None:
+        if position == 0 or self.boundary is None:
             return
         before, after, note = str(self.boundary), self.loop.digests(), None
-        if self.loop.resets(place):
+        if not entry.settings["carry_optimizer"]:
             # The moments are gone because the user asked; the weights must be carried all the same.
             before, after, note = self.boundary.weights, after.weights, RESET_NOTE
         with self.ledger.transaction():

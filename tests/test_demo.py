@@ -1,0 +1,64 @@
+"""`make demo` does what the README says."""
+
+from pathlib import Path
+
+import pytest
+
+from nightschool.demo import corpus, plot, story
+from nightschool.errors import NightschoolError
+from nightschool.workspace import Layout
+
+
+@pytest.mark.slow
+def test_the_demo_learns_is_killed_and_ends_with_the_same_bits(tmp_path: Path) -> None:
+    said: list[str] = []
+    told = story.tell(tmp_path / "demo", said.append)
+    assert told.equal, told.differences
+    assert told.resumed_at < told.killed_at <= told.boundaries[1]
+    assert told.boundaries[0] < told.killed_at
+    assert told.files == list(story.SHARES)
+    assert len(said) == 5
+
+    def mean(first: int, last: int) -> float:
+        return sum(told.losses[first:last]) / (last - first)
+
+    assert sum(told.losses[-20:]) / 20 < sum(told.losses[:20]) / 20 - 0.3
+    for boundary in told.boundaries:
+        # No jump: nothing was forgotten between two files.
+        assert mean(boundary, boundary + 10) < mean(boundary - 10, boundary) + 0.15
+    # The comparison can fail: one flipped bit is a difference.
+    newest = Layout(told.workspace).checkpoints()[-1][1] / "adapter_model.safetensors"
+    raw = bytearray(newest.read_bytes())
+    raw[-1] ^= 1
+    newest.chmod(0o644)
+    newest.write_bytes(bytes(raw))
+    other = Layout(tmp_path / "demo" / "undisturbed")
+    assert story.compare(Layout(told.workspace), other) == ["the adapters differ"]
+
+
+def test_a_folder_of_the_users_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("mine")
+    with pytest.raises(NightschoolError, match="no earlier demo"):
+        story.tell(tmp_path, lambda _: None)
+    assert (tmp_path / "precious").exists()
+
+
+def test_the_passages_are_python_s_own_documentation_whole() -> None:
+    text = "".join(corpus.topics())
+    assert all(passage.strip() in text for passage in corpus.passages()[:50])
+    assert sum(map(len, corpus.passages())) > 0.95 * len(text)
+
+
+def test_the_plot_shows_curve_boundaries_and_kill() -> None:
+    drawn = plot.loss_curve([3 - step / 50 for step in range(100)], [40], 55, 80, 20, colour=False)
+    assert "kill -9" in drawn
+    assert "loss, smoothed" in drawn
+    assert "\x1b" not in drawn
+    assert max(map(len, drawn.splitlines())) <= 80
+    without = plot.loss_curve([3 - step / 50 for step in range(100)], [], None, 80, 20, colour=False)
+    assert drawn.count("│") > without.count("│") + 10
+    assert "kill" not in without
+
+
+def test_smoothing_has_no_bias_at_its_beginning() -> None:
+    assert plot.smoothed([2.0] * 5) == pytest.approx([2.0] * 5)
