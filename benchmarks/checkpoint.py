@@ -10,6 +10,9 @@ The real trainer in this process, with G gigabytes of state (float32 weights and
                the copy of the state as well as the slowdown of the steps beside the writing thread
     blocking   the same save by the same code, and training waits for it: copy, digests, files, fsync, manifest,
                rename, ledger row, retention
+
+The stall in processor time leaves out what the training thread waited for a processor: where it is much smaller than
+the stall, other programs were in the way, or the writing thread kept Python's lock.
 """
 
 from __future__ import annotations
@@ -97,6 +100,7 @@ class _Rounds:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.bytes = 0
+        self.first_copy = 0.0
         self.found: list[dict[str, float]] = []
 
     def turns(self, trainer: Trainer) -> Generator[None]:
@@ -106,25 +110,26 @@ class _Rounds:
             yield
         began = time.perf_counter()
         trainer._save("the first save of the benchmark")
-        first_copy = time.perf_counter() - began
+        self.first_copy = time.perf_counter() - began
         trainer.saver.wait()
         self.bytes = sum(path.stat().st_size for path in trainer.layout.checkpoints()[-1][1].iterdir())
         yield
         for _ in range(self.plan.rounds):
-            self.found.append({"first_copy": first_copy, **(yield from self._round(trainer))})
+            self.found.append((yield from self._round(trainer)))
 
     def _round(self, trainer: Trainer) -> Generator[None, None, dict[str, float]]:
         quiet = yield from self._quiet()
-        began = time.perf_counter()
+        began, used = time.perf_counter(), time.thread_time()
         trainer._save("the benchmark, in the background")
         copy = time.perf_counter() - began
         beside = 0
         while trainer.saver.busy:
             yield
             beside += 1
-        spent = time.perf_counter() - began
+        spent, used = time.perf_counter() - began, time.thread_time() - used
         quiet += yield from self._quiet()
-        undisturbed = statistics.median(quiet)
+        undisturbed = statistics.median(wall for wall, _ in quiet)
+        working = statistics.median(cpu for _, cpu in quiet)
 
         began = time.perf_counter()
         trainer._save("the benchmark, blocking")
@@ -135,22 +140,23 @@ class _Rounds:
         return {
             "step": undisturbed, "steps_beside": beside, "copy": copy, "in_flight": spent, "stall": stall,
             "blocking": blocking, "ratio": stall / blocking, "copy_ratio": copy / blocking,
+            "cpu_ratio": (used - beside * working) / blocking,
             "slowdown": (spent - copy) / (beside * undisturbed) - 1,
         }  # fmt: skip
 
-    def _quiet(self) -> Generator[None, None, list[float]]:
-        seconds = []
+    def _quiet(self) -> Generator[None, None, list[tuple[float, float]]]:
+        """Steps with nothing beside them: seconds, and processor seconds of the training thread, of each."""
+        found = []
         for _ in range(self.plan.quiet):
-            began = time.perf_counter()
+            began, used = time.perf_counter(), time.thread_time()
             yield
-            seconds.append(time.perf_counter() - began)
-        return seconds
+            found.append((time.perf_counter() - began, time.thread_time() - used))
+        return found
 
     def result(self) -> dict[str, Any]:
         """Spreads over the rounds, and the rounds themselves."""
-        names = ("step", "steps_beside", "copy", "in_flight", "stall", "blocking", "ratio", "copy_ratio", "slowdown")
-        spreads = {name: common.spread([one[name] for one in self.found]) for name in names}
-        return {"checkpoint_bytes": self.bytes, "first_copy": self.found[0]["first_copy"], **spreads}
+        spreads = {name: common.spread([one[name] for one in self.found]) for name in self.found[0]}
+        return {"checkpoint_bytes": self.bytes, "first_copy": self.first_copy, **spreads}
 
 
 def show(result: dict[str, Any]) -> str:
@@ -158,6 +164,7 @@ def show(result: dict[str, Any]) -> str:
     rows = [
         ["stall / blocking save", common.shown(result["ratio"])],
         ["of which the copy of the state", common.shown(result["copy_ratio"])],
+        ["stall in processor time of the training thread / blocking save", common.shown(result["cpu_ratio"])],
         ["stall, s", common.shown(result["stall"], 2)],
         ["copy, s", common.shown(result["copy"], 3)],
         ["blocking save, s", common.shown(result["blocking"], 2)],

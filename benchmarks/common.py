@@ -24,7 +24,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import torch
 
-from nightschool import durable
+from nightschool import basemodel, durable
 from nightschool.demo import base as demo
 from nightschool.intake.packing import Packed
 from nightschool.intake.prepared import PreparedWriter, write_meta
@@ -117,7 +117,9 @@ def add_file(layout: Layout, name: str, sequences: Iterable[Packed], **options: 
     with PreparedWriter(folder) as writer:
         for one in sequences:
             writer.write(one)
-    write_meta(folder, {"recipe": {"v": 1, **settings.data_recipe()}, "data_digest": writer.data_digest})
+    tokenizer = basemodel.tokenizer_digest(basemodel.resolve(settings.model.name))
+    recipe = {"v": 1, "tokenizer": tokenizer, **settings.data_recipe()}
+    write_meta(folder, {"recipe": recipe, "data_digest": writer.data_digest})
     durable.seal(folder)
     with Ledger.open(layout.ledger) as ledger:
         (number,) = ledger.files.arrive([Arrival(name=name, source=f"/dropped/{name}", options=options)])

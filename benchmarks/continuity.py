@@ -66,7 +66,7 @@ class Plan:
     files: int = 8
     length: int = 256
     batch: int = 8
-    rate: float = 2e-3
+    rate: float = 1e-3
     seeds: int = 3
     hidden: int = demo.HIDDEN
     base_steps: int = 300
@@ -174,22 +174,20 @@ def _sequences(tokenizer: Any, passages: Sequence[str], length: int) -> list[Pac
 
 
 def _nightschool(text: _Text) -> Run:
-    run = Run([], [])
+    run = Run([[] for _ in text.files], [])
 
     def turns(trainer: Trainer) -> Generator[None]:
-        for _ in text.files:
-            run.losses.append([])
-            yield
-            while trainer.last is not None:
-                run.losses[-1].append(trainer.last.loss)
-                if trainer.last.ends_entry:
-                    break
+        for sequences in text.files:
+            for _ in range(-(-len(sequences) // text.plan.batch)):
                 yield
             run.hold_out.append(text.hold_out(trainer.loop.built.model))
 
     common.run_trainer(text.layout, turns)
     with Ledger.open(text.layout.ledger) as ledger:
         text.entries = entries_of(ledger)
+        for page in ledger.steps.losses():
+            for row in page:
+                run.losses[row.entry].append(row.loss)
     return run
 
 

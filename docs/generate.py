@@ -69,8 +69,12 @@ def settings_page() -> str:
         "# Settings\n",
         MADE_BY,
         "`nightschool.toml` in the workspace. `nightschool settings` shows what is set. An unknown key is an error.\n",
-        "A *run* setting is fixed once training has begun. An *entry* setting is frozen for each file when its "
-        "training begins. An *operational* setting may change at any time and takes effect at the next start.\n",
+        "The file is read when `nightschool run` starts, and again when its trainer or its intake worker has to be "
+        "started anew: to be sure of a change, stop the run and start it.\n",
+        "A *run* setting is fixed once training has begun. An *entry* setting is frozen for each file: those in "
+        "`[data]` and `model.chat_template_kwargs` when the file is prepared, the rest when its training begins. A "
+        "file that was prepared but has not begun when a changed setting is read is prepared again. An "
+        "*operational* setting takes effect from the next start on.\n",
     ]
     for section, model in sections().items():
         parts.append(f"## [{section}]\n")

@@ -12,6 +12,7 @@ import pytest
 
 import nightschool
 from nightschool import Workspace, durable, errors
+from nightschool.creation import create
 from nightschool.ledger import Arrival, StepRow
 from nightschool.settings import load_settings
 from tests import tiny
@@ -58,6 +59,17 @@ def test_create_takes_sections_of_settings(base: Path, tmp_path: Path) -> None:
     assert made.settings.training.method == "full"
     assert (made.settings.lora["r"], made.settings.data.packing) == (4, False)
     assert load_settings(made.root / "nightschool.toml") == made.settings
+
+
+def test_a12_none_means_not_set(base: Path, tmp_path: Path) -> None:
+    made = Workspace.create(tmp_path / "a", str(base), lora={"modules_to_save": None, "r": 4}, data={"packing": None})
+    assert (made.settings.lora, made.settings.data.packing) == ({"r": 4}, True)
+
+
+def test_a12_what_toml_cannot_say_makes_nothing(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(errors.SettingsError, match="TOML"):
+        create(tmp_path / "a", str(base), {"model": {"chat_template_kwargs": {"x": [None]}}})
+    assert not (tmp_path / "a").exists()
 
 
 def test_a12_create_with_an_unknown_setting_makes_nothing(base: Path, tmp_path: Path) -> None:

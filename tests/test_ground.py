@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from nightschool import basemodel
+from nightschool.creation import check_model
 from nightschool.errors import ModelError, WorkspaceError
 from nightschool.workspace import Layout, checkpoints_in, find_workspace
 
@@ -81,3 +82,26 @@ def test_a_hub_name_that_is_not_cached_is_not_fetched(tmp_path: Path, monkeypatc
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ModelError, match="hf download some/model"):
         basemodel.resolve("some/model")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tokenizer.model",
+        "tokenizer.model.v3",
+        "tekken.json",
+        "spiece.model",
+        "sentencepiece.bpe.model",
+        "qwen.tiktoken",
+    ],
+)
+def test_a7_whatever_counts_as_a_tokenizer_is_in_its_digest(tmp_path: Path, name: str) -> None:
+    for other in ("config.json", "model.safetensors", "tokenizer_config.json"):
+        (tmp_path / other).write_text("{}")
+    with pytest.raises(ModelError, match="holds no tokenizer"):
+        check_model(str(tmp_path))
+    (tmp_path / name).write_text("a")
+    assert check_model(str(tmp_path)) == tmp_path.resolve()
+    before = basemodel.tokenizer_digest(tmp_path)
+    (tmp_path / name).write_text("b")
+    assert basemodel.tokenizer_digest(tmp_path) != before

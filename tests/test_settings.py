@@ -97,3 +97,11 @@ def test_no_file_and_no_toml(tmp_path: Path) -> None:
     (tmp_path / "nightschool.toml").write_text("[model\n")
     with pytest.raises(SettingsError, match="not valid TOML"):
         load_settings(tmp_path / "nightschool.toml")
+
+
+def test_a_tilde_is_the_home_for_all_who_read_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for base in (None, tmp_path):
+        model = parse_settings({"model": {"name": "~/m", "chat_template": "~/t.jinja"}}, base=base).model
+        assert (model.name, model.chat_template) == (f"{tmp_path}/m", f"{tmp_path}/t.jinja")
+    assert parse_settings({"model": {"name": "org/m~1"}}).model.name == "org/m~1"

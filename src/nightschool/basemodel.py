@@ -10,16 +10,27 @@ from pathlib import Path
 from nightschool.errors import ModelError
 
 _WEIGHTS = (".safetensors", ".bin", ".safetensors.index.json", ".bin.index.json")
-_TOKENIZER = (
+_VOCABULARY = (
     "tokenizer.json",
     "tokenizer.model",
+    "tokenizer.model.v*",
+    "tekken.json",
+    "spiece.model",
+    "sentencepiece.model",
+    "sentencepiece.*.model",
+    "*.tiktoken",
+    "vocab.json",
+    "vocab.txt",
+)
+"""A folder with none of these holds no tokenizer."""
+_TOKENIZER = (
+    *_VOCABULARY,
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
-    "vocab.json",
     "merges.txt",
-    "vocab.txt",
     "chat_template.jinja",
+    "chat_template.json",
 )
 
 
@@ -69,7 +80,16 @@ def model_files(folder: Path) -> list[Path]:
 
 def tokenizer_files(folder: Path) -> list[Path]:
     """The files that decide how text becomes tokens, by name."""
-    return sorted(folder / name for name in _TOKENIZER if (folder / name).is_file())
+    return _matching(folder, _TOKENIZER)
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether the folder holds a vocabulary, without which no text becomes tokens."""
+    return bool(_matching(folder, _VOCABULARY))
+
+
+def _matching(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
+    return sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
 
 
 def fingerprint(files: list[Path], cache_file: Path | None = None) -> dict[str, str]:

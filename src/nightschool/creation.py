@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nightschool import basemodel, durable
-from nightschool.errors import ModelError, WorkspaceError
+from nightschool.errors import ModelError, SettingsError, WorkspaceError
 from nightschool.ledger import Ledger
-from nightschool.settings import load_settings, parse_settings, render_default_toml
+from nightschool.settings import parse_settings, render_default_toml
 from nightschool.workspace import SETTINGS_NAME, Layout
-
-VOCABULARIES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 
 
 def create(folder: Path, model: str, settings: Mapping[str, Mapping[str, Any]]) -> Layout:
@@ -24,17 +23,37 @@ def create(folder: Path, model: str, settings: Mapping[str, Mapping[str, Any]]) 
     base = check_model(model, model_settings.get("revision"))
     # A folder is named in full: the settings are read from another place than this command was typed in.
     name = str(base) if Path(model).expanduser().is_dir() else model
-    values = {section: dict(content) for section, content in settings.items()}
-    values["model"] = {"name": name, **model_settings}
+    values = {section: _set(content) for section, content in settings.items()}
+    values["model"] = _set({"name": name, **model_settings})
     parse_settings(values, "settings")
+    text = _rendered(values, root)
 
     durable.make_dirs(root)
     layout.create()
     if not layout.ledger.exists():
         Ledger.create(layout.ledger).close()
-    durable.write_file(layout.settings_file, render_default_toml(values))
-    load_settings(layout.settings_file)
+    durable.write_file(layout.settings_file, text)
     return layout
+
+
+def _set(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What is set: TOML has no word for None, and leaving a key out means the same."""
+    return {
+        key: _set(value) if isinstance(value, Mapping) else value for key, value in content.items() if value is not None
+    }
+
+
+def _rendered(values: dict[str, dict[str, Any]], root: Path) -> str:
+    """The text of `nightschool.toml`, once it is known to be read back as it was meant."""
+    text = render_default_toml(values)
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(
+            f"The settings cannot be written as TOML ({error}). Use numbers, texts, true and false, lists and tables."
+        ) from None
+    parse_settings(raw, "settings", base=root)
+    return text
 
 
 def _must_be_free(layout: Layout) -> None:
@@ -75,7 +94,7 @@ def check_model(name: str, revision: str | None = None) -> Path:
     files = [path.name for path in basemodel.model_files(folder)]
     if not any(name.endswith((".safetensors", ".bin")) for name in files):
         raise ModelError(f"{folder} holds no weights (*.safetensors). Save the base model there, or name another one.")
-    if not any((folder / name).is_file() for name in VOCABULARIES) and not list(folder.glob("*.tiktoken")):
+    if not basemodel.has_tokenizer(folder):
         raise ModelError(
             f"{folder} holds no tokenizer (tokenizer.json or tokenizer.model). Save the tokenizer beside the model, "
             "with `tokenizer.save_pretrained(...)`."

@@ -1,13 +1,15 @@
 """Typed settings from `nightschool.toml`: what may be set, what it means, and when a change takes effect.
 
-Three classes of settings. *run*: part of the run's root, fixed once training began. *entry*: frozen for each file when
-its training begins. *operational*: in no hash, may change at any time.
+The file is read when `nightschool run` starts, and when its trainer or intake worker does. Three classes of settings.
+*run*: part of the run's root, fixed once training began. *entry*: frozen for each file, those that decide its tokens
+when it is prepared, the rest when its training begins. *operational*: in no hash, used from the next start on.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
+import os
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -147,7 +149,12 @@ class LogSettings(_Section):
     keep: int = _setting("operational", "Rotated logs kept.", default=5, ge=1)
 
 
-_WHEN = {"run": "fixed for the run", "entry": "from the next file on", "operational": "any time"}
+WHEN = {
+    "run": "fixed once training began",
+    "entry": "next start, for files that have not begun",
+    "operational": "next start",
+}
+"""When a change of a setting of each class takes effect."""
 LORA_DEFAULTS: dict[str, Any] = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "target_modules": "all-linear"}
 
 
@@ -273,14 +280,18 @@ def _not_offered(settings: Settings) -> list[str]:
 
 
 def _resolved(settings: Settings, base: Path | None) -> Settings:
-    """Paths in the file are meant from the file's own folder, not from where the command runs."""
-    if base is None:
-        return settings
+    """Paths in the file are meant from the file's own folder, not from where the command runs; ~ is the user's home."""
     changed: dict[str, Any] = {}
     for key in ("name", "chat_template"):
         value = getattr(settings.model, key)
-        if value and not Path(value).expanduser().is_absolute() and (base / value).exists():
-            changed[key] = str((base / value).resolve())
+        if not value:
+            continue
+        # Here and nowhere else, so that all who read the settings mean the same file.
+        meant = os.path.expanduser(value)  # noqa: PTH111 (leaves the home of an unknown user as it is)
+        if base is not None and not Path(meant).is_absolute() and (base / meant).exists():
+            meant = str((base / meant).resolve())
+        if meant != value:
+            changed[key] = meant
     return settings.model_copy(update={"model": settings.model.model_copy(update=changed)}) if changed else settings
 
 
@@ -327,13 +338,17 @@ def _sentence(error: Any) -> str:
 
 def render_default_toml(values: dict[str, dict[str, Any]]) -> str:
     """A commented settings file: every setting with its meaning; those in `values` are set, the rest show defaults."""
-    lines = ["# nightschool settings. A line that begins with # shows the default; take the # away to change it.", ""]
+    lines = [
+        "# nightschool settings. A line that begins with # shows the default; take the # away to change it.",
+        "# This file is read when `nightschool run` starts. In brackets: when a change takes effect.",
+        "",
+    ]
     for section, model in sections().items():
         lines += [f"[{section}]"]
         given = values.get(section, {})
         for key, field in model.model_fields.items():
             extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-            when = _WHEN[str(extra["class"])]
+            when = WHEN[str(extra["class"])]
             lines.append(f"# {field.description} ({when})")
             if key in given:
                 lines.append(f"{key} = {_toml(given[key])}")
@@ -342,7 +357,7 @@ def render_default_toml(values: dict[str, dict[str, Any]]) -> str:
                 lines.append(f"# {key} = {_toml(default)}" if default is not None else f'# {key} = ""')
         lines.append("")
         if section == "model":
-            lines += ["[lora]", "# Any key of PEFT's LoraConfig. (fixed for the run)"]
+            lines += ["[lora]", f"# Any key of PEFT's LoraConfig. ({WHEN['run']})"]
             lora = values.get("lora", {})
             lines += [f"{k} = {_toml(v)}" for k, v in lora.items()]
             lines += [f"# {k} = {_toml(v)}" for k, v in LORA_DEFAULTS.items() if k not in lora]

@@ -161,7 +161,7 @@ def _mean(ledger: Ledger, first: int, last: int) -> float | None:
 
 def _replay(layout: Layout) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, "-m", "nightschool.training", "replay", "--workspace", str(layout.root)],
+        [sys.executable, "-P", "-m", "nightschool.training", "replay", "--workspace", str(layout.root)],
         capture_output=True,
         text=True,
         check=False,

@@ -13,7 +13,7 @@ import pytest
 
 from nightschool import durable
 from nightschool.errors import StorageError
-from nightschool.intake import accept
+from nightschool.intake import accept, rejected, watch
 from nightschool.ledger import Arrival
 
 from .workspaces import TODAY, Killed, Workspace, dying
@@ -106,8 +106,9 @@ def test_e3_a_file_that_changes_while_it_is_copied_is_read_again(place, monkeypa
 
     with durable.use(Meddling()):
         assert take(place, number) == "later"
-    assert place.get(number).state == "arrived"
+    assert place.rows() == []
     final = source.read_bytes()
+    (number,) = place.look()
     assert take(place, number) == "archived"
     assert place.tree() == {f"archive/{TODAY}/a.jsonl": final}
 
@@ -258,11 +259,25 @@ def test_e15_a_file_on_a_broken_disk_is_refused_and_the_next_proceeds(place, mon
 def test_e21_a_file_that_is_open_for_writing_is_not_taken(place):
     number = place.drop("a.jsonl", b"x")
     with (place.layout.inbox / "a.jsonl").open("ab"):
-        if not accept._held_open_for_writing(place.layout.inbox / "a.jsonl"):
+        if not watch.held_open(place.layout.inbox / "a.jsonl"):
             pytest.skip("this file system grants no leases")
         assert take(place, number) == "later"
-        assert place.get(number).state == "arrived"
-    assert take(place, number) == "archived"
+        assert place.rows() == [], "in the ledger it would hold up what is behind it"
+    (again,) = place.look()
+    assert take(place, again) == "archived"
+
+
+def test_e21_a_folder_that_lets_go_of_nothing_holds_up_no_other_file(place, monkeypatch):
+    stuck = place.drop("high/a.jsonl", b"x")
+    handed = place.layout.incoming / "one"
+    handed.write_bytes(b"y")
+    (added,) = place.ledger.files.arrive([Arrival("b.jsonl", str(handed))])
+    real = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "high" and real(path, mode))
+    assert take(place, stuck) == "later"
+    assert [row.id for row in place.rows()] == [added]
+    assert take(place, added) == "archived"
+    assert (place.layout.inbox / "high" / "a.jsonl").read_bytes() == b"x"
 
 
 def test_c8_without_hard_links_the_bytes_are_copied(place):
@@ -433,3 +448,54 @@ def test_control_without_recovery_some_crash_ends_differently(tmp_path):
         different += place.picture() != calm.picture()
         place.ledger.close()
     assert different
+
+
+# --- duplicates of what is refused later
+
+
+def twins(place: Workspace) -> list[int]:
+    """A file and two more with its bytes, all taken."""
+    numbers = [place.drop(name, b"same") for name in ("a.odd", "b.jsonl", "c.jsonl")]
+    take_all(place)
+    assert [place.get(n).state for n in numbers] == ["archived", "duplicate", "duplicate"]
+    return numbers
+
+
+def refuse_and_go_on(place: Workspace) -> None:
+    if place.get(1).state == "archived":
+        rejected.reject(place.layout, place.ledger, place.get(1), "its name")
+    take_all(place)
+
+
+def test_e5_when_a_file_is_rejected_the_next_with_its_bytes_takes_its_place(place):
+    first, second, third = twins(place)
+    refuse_and_go_on(place)
+    assert [place.get(n).state for n in (first, second, third)] == ["rejected", "archived", "duplicate"]
+    assert place.get(third).duplicate_of == second
+    assert (place.layout.root / (place.get(second).archive or "")).read_bytes() == b"same"
+    assert place.tree("rejected")["rejected/a.odd"] == b"same"
+    assert not place.tree(".nightschool/incoming", "inbox")
+
+
+def test_e5_bytes_that_changed_in_the_archive_are_not_what_the_duplicate_had(place):
+    first, second, _ = twins(place)
+    (place.layout.root / (place.get(first).archive or "")).write_bytes(b"other")
+    refuse_and_go_on(place)
+    assert place.get(second).state == "duplicate"
+
+
+def test_law_3_a_crash_while_duplicates_are_put_back_ends_in_the_same_result(tmp_path):
+    calm = Workspace(tmp_path / "calm")
+    twins(calm)
+    with dying(calm, 10_000) as counted:
+        refuse_and_go_on(calm)
+    for point in range(counted.count):
+        place = Workspace(tmp_path / str(point))
+        twins(place)
+        with contextlib.suppress(Killed), dying(place, point):
+            refuse_and_go_on(place)
+        place.restart()
+        accept.recover(place.layout, place.ledger)
+        refuse_and_go_on(place)
+        assert place.picture() == calm.picture(), (point, counted.names[point])
+        place.ledger.close()

@@ -103,10 +103,11 @@ def test_a12_every_data_setting_is_used(place, change):
     data = lines({"text": "t" * 100}, CHAT, *tiny.pair_rows(5), b"bad")
     first = place.drop("a.jsonl", data)
     place.work()
+    before = place.get(first)
     place.settings = place.with_settings(**{"max_length": 60, **change})
     second = place.drop("b.jsonl", data, again=True)
     place.work()
-    before, after = place.get(first), place.get(second)
+    after = place.get(second)
     assert (before.state, before.data_digest) != (after.state, after.data_digest)
 
 

@@ -172,3 +172,19 @@ def test_e16_many_files_come_in_one_order_whatever_the_folder_says():
     verdict = settled(None, Snapshot(many, {}), 0, 0)
     assert [str(item.path) for item in verdict.ready] == sorted(many)
     assert verdict.ready[0] == Ready(Path("/inbox/00000.jsonl"), 1)
+
+
+def test_e21_what_is_postponed_is_named_again_by_the_next_look():
+    first = settled(None, look(a=1, b=1), 0, 0)
+    put_off = watch.postponed(first, {Path("a"), Path("gone")})
+    assert (ready(put_off), put_off.waiting) == (["b"], 1)
+    assert ready(settled(put_off.state, look(a=1, b=1), 1, 0)) == ["a"]
+    assert ready(settled(first.state, look(a=1, b=1), 1, 0)) == [], "control: without it, never again"
+
+
+def test_e15_a_folder_that_cannot_be_written_is_told_and_the_others_go_on(inbox, monkeypatch):
+    for name in ("high/a.jsonl", "b.jsonl"):
+        (inbox / name).touch()
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "high" or not mode & os.W_OK)
+    assert names(inbox) == {"b.jsonl"}
+    assert scan(inbox).refused == {str(inbox / "high"): watch.UNWRITABLE}

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from nightschool.errors import ModelError, SettingsError
-from nightschool.intake import accept, packing, prepare, worker
+from nightschool.intake import accept, packing, prepare, watch, worker
 from nightschool.intake.prepare import Tools
+from nightschool.intake.recipe import is_current
 from tests import tiny
 
 from .workspaces import TODAY, Killed, Workspace, dying, lines
@@ -86,20 +87,66 @@ def test_a_template_that_is_no_jinja_blames_no_file(place, tmp_path):
 
 def test_a_file_that_is_still_written_to_does_not_hold_up_the_others(place):
     first, second = place.drop("a.jsonl", lines({"text": "a"})), place.drop("b.jsonl", lines({"text": "b"}))
-    clock = [0.0]
-    slow = place.worker(clock=lambda: clock[0])
+    slow = place.worker()
     with (place.layout.inbox / "a.jsonl").open("ab") as file:
-        from nightschool.intake.accept import _held_open_for_writing
-
-        if not _held_open_for_writing(place.layout.inbox / "a.jsonl"):
+        if not watch.held_open(place.layout.inbox / "a.jsonl"):
             pytest.skip("this file system grants no leases")
-        assert slow.step() == "later"
-        assert slow.step() == "archived"
-        assert place.get(second).state == "archived"
+        assert [slow.step() for _ in range(3)] == ["later", "archived", "ready"]
+        head = place.ledger.files.next_to_train()
+        assert head is not None
+        assert (head.id, head.state) == (second, "ready")
         file.write(b"\n")
-    clock[0] = 100.0
+    (again,) = place.look()
+    assert again > first
     assert slow.step() == "archived"
-    assert place.get(first).state == "archived"
+
+
+# --- settings that changed, and data that is gone
+
+
+@pytest.mark.parametrize("change", [{"max_length": 16}, {"packing": True}, {"loss_on": "all"}, {"overflow": "split"}])
+def test_a12_a_file_that_has_not_begun_is_prepared_again_when_a_setting_changed(place, change):
+    number = place.drop("a.jsonl", lines(CHAT))
+    assert place.work() == ["archived", "ready"]
+    old = place.get(number).prepared
+    assert place.work() == [], "unchanged, it stays as it is"
+    place.settings = place.with_settings(**change)
+    assert place.work() in (["ready"], ["rejected"])
+    assert place.get(number).state == "rejected" or place.get(number).prepared != old
+
+
+def test_a12_a_file_that_has_begun_keeps_what_it_was_prepared_with(place):
+    number = place.drop("a.jsonl", lines(CHAT))
+    place.work()
+    place.ledger.files.begin(number)
+    old = place.get(number).prepared
+    place.settings = place.with_settings(loss_on="all")
+    assert place.work() == []
+    assert place.get(number).prepared == old
+
+
+def test_a_file_set_back_to_archived_is_prepared_under_todays_settings(place):
+    """As the trainer does with a file whose data is gone or stale, the old folder still there."""
+    number = place.drop("a.jsonl", lines(CHAT))
+    place.work()
+    old = place.get(number).prepared
+    place.ledger.files.set_state(number, "archived")
+    assert place.work() == ["ready"]
+    assert place.get(number).prepared == old
+    place.ledger.files.set_state(number, "archived")
+    place.settings = place.with_settings(loss_on="all")
+    assert place.work() == ["ready"]
+    assert place.get(number).prepared != old
+
+
+def test_is_current_compares_what_it_is_given():
+    made = {"v": 1, "max_length": 8, "max_bad_rows": 0.2, "date": None, "tokenizer": "a", "chat_template_kwargs": {}}
+    assert is_current(made, made)
+    assert is_current(made, {"max_length": 8})
+    assert is_current(made, made | {"max_bad_rows": 0.5, "date": "2026-11-22"})
+    for key, value in {"v": 2, "max_length": 9, "tokenizer": "b", "chat_template_kwargs": {"x": 1}, "new": 1}.items():
+        assert not is_current(made, made | {key: value}), key
+    assert not is_current({}, made)
 
 
 # --- a crash between any two steps

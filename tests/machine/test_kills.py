@@ -140,9 +140,8 @@ class Killer:
         return {path.name for path in self.layout.current_model.glob(".tmp-*") if path.is_dir()}
 
     def at_the_end(self) -> bool:
-        """Whether a trainer is there that has nothing more to do."""
-        told = whole.told(self.layout)
-        return told.get("phase") == "waiting" and whole.alive(told["pid"])
+        """Whether there is nothing more to train on."""
+        return whole.counts(self.layout) == {"learned": self.dropped}
 
     def end(self, machine: Machine, way: str) -> None:
         if way == "stop":

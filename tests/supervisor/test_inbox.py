@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from nightschool.errors import StorageError, WorkspaceError
+from nightschool.intake import watch
 from nightschool.ledger import Ledger
 from nightschool.supervisor.inbox import NAMED, Inbox
 from nightschool.workspace import Layout
@@ -132,3 +133,33 @@ def test_e13_what_is_not_taken_is_told_once(inbox: Inbox, clock: Clock, said: li
     inbox.look()
     assert len(said) == 1
     assert "link.jsonl" in said[0]
+
+
+def test_e21_a_file_that_is_held_open_is_entered_only_when_it_is_let_go(
+    inbox: Inbox, ledger: Ledger, clock: Clock, said: list[str]
+) -> None:
+    for name in ("a.jsonl", "b.jsonl"):
+        (inbox.inbox / name).write_text("x")
+    with (inbox.inbox / "a.jsonl").open("ab"):
+        if not watch.held_open(inbox.inbox / "a.jsonl"):
+            pytest.skip("this file system grants no leases")
+        for _ in range(3):
+            inbox.look()
+            clock.now += 5
+        assert [row.name for row in ledger.files.queue()] == ["b.jsonl"]
+        assert inbox.waiting == 1
+        assert sum("open for writing" in line for line in said) == 1
+    inbox.look()
+    assert [row.name for row in ledger.files.queue()] == ["b.jsonl", "a.jsonl"]
+
+
+def test_e21_a_file_that_intake_gave_back_is_entered_again(inbox: Inbox, ledger: Ledger, clock: Clock) -> None:
+    for name in ("a.jsonl", "b.jsonl"):
+        (inbox.inbox / name).write_text("x")
+    inbox.look()
+    clock.now += 5
+    inbox.look()
+    ledger.files.withdraw(1)
+    ledger.files.reject(2, "left where it is")
+    inbox.look()
+    assert [(row.id, row.name) for row in ledger.files.queue()] == [(3, "a.jsonl")], "and what was refused is not"

@@ -81,6 +81,18 @@ def test_a8_a9_a_file_that_was_in_training_is_taken_up_again(layout: Layout, set
     assert states(layout) == {"learned": 1}
 
 
+@pytest.mark.parametrize("stage", ["ready", "training"])
+def test_c3_intake_runs_beside_a_file_that_only_needs_training(layout: Layout, settings: Settings, stage: str) -> None:
+    """It alone can make the prepared data again without which the trainer ends."""
+    with Ledger.open(layout.ledger) as ledger:
+        id = make_ready(ledger)
+        if stage == "training":
+            ledger.files.begin(id)
+    background = Background(layout, settings, trainer=f"exit:{errors.StorageError.exit_code}")
+    wait_until(lambda: events(layout, "intake.started"))
+    assert background.stop() == 0
+
+
 @pytest.mark.usefixtures("quick")
 def test_f3_a_killed_trainer_is_started_again_and_the_log_says_how_it_ended(layout: Layout, settings: Settings) -> None:
     drop(layout, "a.jsonl")

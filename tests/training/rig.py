@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nightschool import durable
+from nightschool import basemodel, durable
 from nightschool.intake.packing import Packed
 from nightschool.intake.prepared import PreparedWriter, write_meta
 from nightschool.ledger import Arrival, Ledger
@@ -174,7 +174,9 @@ def add(layout: Layout, name: str, data: Iterable[Packed], **options: Any) -> in
     with PreparedWriter(folder) as writer:
         for one in data:
             writer.write(one)
-    write_meta(folder, {"recipe": {"v": 1, **settings.data_recipe()}, "data_digest": writer.data_digest})
+    tokenizer = basemodel.tokenizer_digest(basemodel.resolve(settings.model.name))
+    recipe = {"v": 1, "tokenizer": tokenizer, **settings.data_recipe()}
+    write_meta(folder, {"recipe": recipe, "data_digest": writer.data_digest})
     durable.seal(folder)
     with Ledger.open(layout.ledger) as ledger:
         (number,) = ledger.files.arrive([Arrival(name=name, source=f"/dropped/{name}", options=options)])
@@ -245,13 +247,13 @@ def _wrap(trainer: Trainer, on_step: Callable[[Trainer], None] | None, until_idl
             on_step(trainer)
         return result
 
-    def phase(word: str) -> None:
-        real_phase(word)
-        if word == "waiting" and until_idle:
+    def tell(phase: str) -> None:
+        real_phase(phase)
+        if phase == "waiting" and until_idle:
             trainer.stop.set("the test has no more files")
 
     trainer.loop.step = step
-    trainer._phase = phase
+    trainer._phase = tell
 
 
 def _end_threads(trainer: Trainer) -> None:

@@ -214,6 +214,32 @@ def _save_late(layout: Layout, *, at: int, until: int, kill: int) -> None:
     rig.run(layout, on_start=on_start, on_step=on_step)
 
 
+def test_one_save_at_a_time(cases: Callable[[str, str], Case], tmp_path: Path) -> None:
+    """The memory of a save is used again by the next, which therefore waits for it."""
+    case = cases("llama", "lora")
+    layout = case.workspace(tmp_path / "run", save_steps=1)
+    drop(layout, *FILES)
+    busy: list[bool] = []
+
+    def on_start(trainer: Trainer) -> None:
+        real, real_capture = trainer.saver._write, trainer.saver._buffer.capture
+
+        def write(job: Any, host: HostState, stalled: float) -> None:
+            threading.Event().wait(0.1)
+            real(job, host, stalled)
+
+        def capture(*state: Any) -> HostState:
+            busy.append(trainer.saver.busy)
+            return real_capture(*state)
+
+        trainer.saver._write = write
+        trainer.saver._buffer.capture = capture
+
+    rig.run(layout, on_start=on_start)
+    assert busy == [False] * STEPS
+    assert rig.outcome(layout) == case.undisturbed
+
+
 @pytest.mark.slow
 def test_b1_killed_at_every_change_to_the_disk(cases: Callable[[str, str], Case], tmp_path: Path) -> None:
     """Every single operation of a life that starts from a checkpoint, saves twice and retires one."""

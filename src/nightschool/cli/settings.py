@@ -9,15 +9,16 @@ import typer
 
 from nightschool.cli.common import Json, layout_of, print_json, print_row
 
-WHEN = {"run": "fixed for the run", "entry": "from the next file on", "operational": "at the next start"}
-
 
 def settings(ctx: typer.Context, json: Json = False) -> None:
     """Show every setting, its value and its class.
 
-    Values that differ from the default are marked with *. Classes: run (fixed once training began), entry (frozen for
-    each file when its training begins), operational (may change at any time).
+    Values that differ from the default are marked with *. The file is read when `nightschool run` starts. Classes: run
+    (fixed once training began), entry (frozen for each file: [data] and model.chat_template_kwargs when it is prepared,
+    the rest when its training begins), operational (used from the next start on).
     """
+    from nightschool.settings import WHEN
+
     found = list(_rows(layout_of(ctx)))
     if json:
         print_json(found)

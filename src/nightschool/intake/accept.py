@@ -14,11 +14,9 @@ Files handed over by `add` lie in `incoming/` already: they are renamed instead 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import logging
 import os
-import signal
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +25,7 @@ from typing import Literal
 from nightschool import durable
 from nightschool.errors import StorageError
 from nightschool.intake import rejected
-from nightschool.intake.watch import Stamp, stamp
+from nightschool.intake.watch import UNWRITABLE, Stamp, held_open, stamp
 from nightschool.ledger.files import FileRow
 from nightschool.ledger.ledger import Ledger
 from nightschool.words import escape, in_bytes
@@ -48,7 +46,8 @@ def take(layout: Layout, ledger: Ledger, row: FileRow, today: str) -> Outcome:
         today: YYYY-MM-DD, the archive's folder for files taken now.
 
     Returns:
-        `later` if the file is still being written to; it stays `arrived`.
+        `later` if the file is still being written to, or its folder lets go of nothing. The ledger forgets it: whoever
+        watches the inbox enters it again when it may be taken, and nothing waits behind it until then.
 
     Raises:
         StorageError: the disk refuses. Nothing is lost; the same call goes on where this one ended.
@@ -59,6 +58,8 @@ def take(layout: Layout, ledger: Ledger, row: FileRow, today: str) -> Outcome:
         found = _stage(layout, Path(row.source), staged)
         if isinstance(found, str):
             if found == "later":
+                ledger.files.withdraw(row.id)
+                log.info("%s cannot be taken now, and is looked at again", escape(row.name))
                 return "later"
             log.warning("%s was refused: %s", escape(row.name), found)
             rejected.reject(layout, ledger, row, found)
@@ -132,12 +133,9 @@ def _stage(layout: Layout, source: Path, staged: Path) -> Stamp | str:
         durable.replace_file(source, staged)
         return stamp(staged.lstat())
     if not os.access(source.parent, os.W_OK | os.X_OK):
-        raise StorageError(
-            f"Files cannot be taken out of {escape(source.parent)}: permission denied. Give this user the right to "
-            "write to the folder.",
-            errno.EACCES,
-        )
-    if _held_open_for_writing(source):
+        log.warning("%s: %s", escape(source.parent), UNWRITABLE)
+        return "later"
+    if held_open(source):
         return "later"
     try:
         durable.copy_file(source, staged)
@@ -199,7 +197,7 @@ def _clear(source: Path, number: int, is_ours: Callable[[Path], bool]) -> None:
         if error.errno == errno.ENOENT:
             return
         raise
-    if is_ours(aside) and not _held_open_for_writing(aside):
+    if is_ours(aside) and not held_open(aside):
         durable.remove_file(aside)
     else:
         _put_back(aside, source, number)
@@ -266,27 +264,3 @@ def _unreadable(source: Path) -> str | None:
     except OSError as error:
         return f"it cannot be read: {error.strerror}"
     return None
-
-
-def _held_open_for_writing(source: Path) -> bool:
-    """True if a process has the file open for writing; False where that cannot be told.
-
-    The kernel grants a read lease only on a file without writers. Not every file system or owner may ask for one.
-    """
-    try:
-        descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        # Whoever opens the file while the lease is held makes the kernel send a signal. The usual one, SIGIO, would
-        # end this process; SIGURG is ignored.
-        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
-        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    except BlockingIOError:
-        return True
-    except (OSError, AttributeError):
-        return False
-    finally:
-        os.close(descriptor)
-    return False

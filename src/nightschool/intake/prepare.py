@@ -20,6 +20,7 @@ from nightschool import basemodel, durable
 from nightschool.errors import DataError
 from nightschool.intake import rejected
 from nightschool.intake.prepared import PreparedWriter, read_meta, write_meta
+from nightschool.intake.recipe import RECIPE_VERSION
 from nightschool.intake.rows import PREVIEW, BadRow, container_of
 from nightschool.intake.shapes import TEXT, RowError, Shape, recognise
 from nightschool.ledger.files import FileRow
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
     from nightschool.intake.tokenise import Encoded
 
 log = logging.getLogger(__name__)
-
-RECIPE_VERSION = 1
-"""Goes up when the same file and settings would give other tokens."""
 
 Outcome = Literal["ready", "rejected"]
 

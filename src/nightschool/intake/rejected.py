@@ -132,10 +132,31 @@ def reject(layout: Layout, ledger: Ledger, row: FileRow, reason: str, bad: BadRo
         _put(bad.path, layout.rejected / (place + BAD_ROWS))
     durable.write_file(layout.rejected / (place + WHY), text)
     rows_bad = bad.count if bad is not None else None
+    twins = ledger.files.duplicates_of(row.id)
+    sources = _hand_over(layout, row, twins)
     with ledger.transaction():
         ledger.files.reject(row.id, reason, **({} if rows_bad is None else {"rows_bad": rows_bad}))
         ledger.events.add("file_rejected", f"{row.name}: {reason}", file=row.id)
+        for twin, source in zip(twins, sources, strict=False):
+            ledger.files.arrived_again(twin.id, source)
+            text = f"{twin.name} is taken after all: {row.name}, which has the same bytes, was rejected"
+            ledger.events.add("file_arrived_again", text, file=twin.id, of=row.id)
     finish(layout, ledger, ledger.files.get(row.id))
+
+
+def _hand_over(layout: Layout, row: FileRow, twins: list[FileRow]) -> list[Path]:
+    """Give each duplicate of a file the bytes, in `incoming/`: refused under one name, good under another.
+
+    Nothing where the bytes in the archive are not those that the duplicates had.
+    """
+    archived = layout.root / (row.archive or "")
+    if not twins or row.archive is None or not archived.is_file() or _sha256(archived) != row.sha256:
+        return []
+    places = [layout.incoming / f"again-{twin.id}-{row.sha256}" for twin in twins]
+    for place in places:
+        if not place.exists():  # left there by a crash
+            durable.link_or_copy(archived, place)
+    return places
 
 
 def finish(layout: Layout, ledger: Ledger, row: FileRow) -> None:

@@ -1,16 +1,19 @@
 """Which files in the inbox may be taken. Looking is `scan`; deciding is `settled`, a pure function of the clock too.
 
 A file is ready when size, modification time and inode have stayed as they are for a while: a copy in progress changes
-at least one of them. What can never be a data file is refused with a reason, left where it is, and told once.
+at least one of them. A program that only pauses still has it open, which `held_open` tells. What can never be a data
+file is refused with a reason, left where it is, and told once.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
+import signal
 import stat
 import unicodedata
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +22,8 @@ from nightschool.errors import WorkspaceError
 HIGH, NORMAL, LOW = 0, 1, 2
 LONGEST_NAME = 200
 """Bytes in a file's name. The system's limit is 255; `.bad-rows.jsonl` and a number must fit behind it."""
+
+UNWRITABLE = "files cannot be taken out of this folder: permission denied; give this user the right to write to it"
 
 _IGNORED_ENDINGS = (".part", ".partial", ".filepart", ".tmp", ".crdownload", ".download", ".swp", "~")
 _BREAKING = ("Cc", "Zl", "Zp")
@@ -122,6 +127,9 @@ def scan(inbox: Path) -> Snapshot:
             if folder != root and folder.is_symlink():
                 refused[str(folder)] = _KINDS[0][1]
                 continue
+            if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
+                refused[str(folder)] = UNWRITABLE
+                continue
             with os.scandir(folder) as entries:
                 for entry in entries:
                     if ignored(entry.name) or (folder == root and entry.name in ("high", "low")):
@@ -188,3 +196,41 @@ def settled(previous: Watched | None, now: Snapshot, clock: float, settle_second
         seen[path] = known
     news = [Refused(Path(p), reason) for p, reason in sorted(now.refused.items()) if before.refused.get(p) != reason]
     return Verdict(Watched(seen, dict(now.refused)), ready, waiting, news)
+
+
+def postponed(verdict: Verdict, paths: Collection[Path]) -> Verdict:
+    """The verdict without these files: they wait on, and the next look names them again if they stay unchanged."""
+    if not paths:
+        return verdict
+    seen = dict(verdict.state.seen)
+    # What is gone by now has nothing to wait for.
+    names = [name for name in map(str, paths) if name in seen]
+    seen.update({name: seen[name]._replace(reported=False) for name in names})
+    ready = [item for item in verdict.ready if item.path not in paths]
+    return replace(
+        verdict, state=Watched(seen, verdict.state.refused), ready=ready, waiting=verdict.waiting + len(names)
+    )
+
+
+def held_open(path: Path) -> bool:
+    """True if a process has the file open for writing; False where that cannot be told.
+
+    The kernel grants a read lease only on a file without writers. Not every file system or owner may ask for one.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        # Whoever opens the file while the lease is held makes the kernel send a signal. The usual one, SIGIO, would
+        # end this process; SIGURG is ignored.
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except BlockingIOError:
+        return True
+    except (OSError, AttributeError):
+        return False
+    finally:
+        os.close(descriptor)
+    return False

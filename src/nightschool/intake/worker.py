@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from nightschool import durable
 from nightschool.errors import DataError, NightschoolError, StorageError
 from nightschool.intake import accept, rejected
+from nightschool.intake.recipe import is_current
 from nightschool.ledger.files import FileRow
 from nightschool.ledger.ledger import Ledger
 from nightschool.settings import Settings
@@ -32,7 +33,8 @@ AHEAD = 3
 TRIES = 3
 """How often preparing a file may end the process before the file is rejected."""
 
-_ATTEMPT = "intake_attempt"
+ATTEMPT = "intake_attempt"
+"""The machine row that counts them. A new supervisor deletes it: only ends that it survived are the file's doing."""
 
 
 class Stopped(Exception):
@@ -50,17 +52,15 @@ class Worker:
         *,
         stopping: Callable[[], bool] = lambda: False,
         today: Callable[[], str] = lambda: time.strftime("%Y-%m-%d"),
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._layout = layout
         self._ledger = ledger
         self._settings = settings
         self._stopping = stopping
         self._today = today
-        self._clock = clock
         self._tools: Tools | None = None
         self._recovered = False
-        self._not_before: dict[int, float] = {}
+        self._looked = False
         self._refused_again: set[int] = set()
 
     def step(self) -> str | None:
@@ -76,6 +76,9 @@ class Worker:
             durable.sweep(self._layout.prepared)
             self._recovered = True
         try:
+            if not self._looked:
+                self._send_back_outdated()
+                self._looked = True
             return self._take() or self._prepare_next() or self._prepare_again()
         except Exception as error:
             # What was left half done is finished before anything else is begun.
@@ -85,25 +88,10 @@ class Worker:
             raise
 
     def _take(self) -> str | None:
-        row = self._next_arrived()
+        row = self._ledger.files.next_to_take()
         if row is None:
             return None
-        outcome = accept.take(self._layout, self._ledger, row, self._today())
-        if outcome == "later":
-            if row.id not in self._not_before:
-                log.info("%s is still being written to, and is taken later", escape(row.name))
-            self._not_before[row.id] = self._clock() + self._settings.inbox.settle_seconds
-        else:
-            self._not_before.pop(row.id, None)
-        return outcome
-
-    def _next_arrived(self) -> FileRow | None:
-        now = self._clock()
-        waits = {number for number, until in self._not_before.items() if until > now}
-        row = self._ledger.files.next_to_take()
-        if row is None or row.id not in waits:
-            return row
-        return next((row for row in self._ledger.files.each("arrived") if row.id not in waits), None)
+        return accept.take(self._layout, self._ledger, row, self._today())
 
     def _prepare_next(self) -> str | None:
         files = self._ledger.files
@@ -121,28 +109,54 @@ class Worker:
             reason = f"preparing it ended the intake process {tries} times"
             log.error("%s was rejected: %s", escape(row.name), reason)
             rejected.reject(self._layout, self._ledger, row, reason)
-            self._ledger.machine.delete(_ATTEMPT)
+            self._ledger.machine.delete(ATTEMPT)
             return "rejected"
         return self._prepare(row, None, tries)
 
     def _prepare(self, row: FileRow, recipe: dict[str, Any] | None, tries: int) -> str:
         from nightschool.intake import prepare
 
-        self._ledger.machine.set(_ATTEMPT, {"file": row.id, "tries": tries + 1})
+        self._ledger.machine.set(ATTEMPT, {"file": row.id, "tries": tries + 1})
         try:
-            if self._tools is None:
-                self._tools = prepare.Tools(self._settings, self._layout.fingerprint_cache)
-            outcome = prepare.prepare(self._layout, self._ledger, self._tools, row, recipe, self._between)
+            outcome = prepare.prepare(self._layout, self._ledger, self._loaded(), row, recipe, self._between)
         except Exception as error:
             # Only a process that dies, or an error nobody foresaw, counts against the file.
             if isinstance(error, Stopped | OSError | NightschoolError):
-                self._ledger.machine.set(_ATTEMPT, {"file": row.id, "tries": tries})
+                self._ledger.machine.set(ATTEMPT, {"file": row.id, "tries": tries})
             raise
-        self._ledger.machine.delete(_ATTEMPT)
+        self._ledger.machine.delete(ATTEMPT)
         return outcome
 
+    def _loaded(self) -> Tools:
+        from nightschool.intake import prepare
+
+        if self._tools is None:
+            self._tools = prepare.Tools(self._settings, self._layout.fingerprint_cache)
+        return self._tools
+
+    def _send_back_outdated(self) -> None:
+        """Have files prepared again whose settings, tokenizer or template changed before their training began."""
+        files = self._ledger.files
+        for row in list(files.each("ready")):
+            from nightschool.intake import prepare
+
+            folder = self._layout.prepared / (row.prepared or "")
+            if not (folder / durable.MANIFEST).exists():
+                continue  # `_prepare_again` sees to it, under today's recipe too
+            try:
+                made = prepare.read_meta(folder).get("recipe", {})
+            except DataError:
+                made = {}  # preparing it again looks closer, and mends
+            if is_current(made, self._loaded().recipe(prepare.day_of(row))):
+                continue
+            with self._ledger.transaction():
+                if files.get(row.id).state != "ready":
+                    continue  # the trainer was faster; what it began with stays
+                files.set_state(row.id, "archived")
+            log.info("%s is prepared again: settings changed since it was prepared", escape(row.name))
+
     def _tries(self, row: FileRow) -> int:
-        attempt = self._ledger.machine.get(_ATTEMPT) or {}
+        attempt = self._ledger.machine.get(ATTEMPT) or {}
         return int(attempt["tries"]) if attempt.get("file") == row.id else 0
 
     def _between(self) -> None:
@@ -153,7 +167,7 @@ class Worker:
         """Prepare again what the trainer needs and someone removed."""
         files = self._ledger.files
         for state in ("training", "trained", "ready"):
-            for row in files.listing(state, limit=AHEAD):
+            for row in files.each(state):
                 if row.prepared is None or (self._layout.prepared / row.prepared / durable.MANIFEST).exists():
                     continue
                 if row.id in self._refused_again:

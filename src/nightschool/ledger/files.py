@@ -10,7 +10,7 @@ end there, with a reason.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -134,6 +134,25 @@ class Files:
         sources = dict.fromkeys(os.fspath(arrival.source) for arrival in arrivals)
         return [new[source] for source in sources if source in new]
 
+    def withdraw(self, id: int) -> None:
+        """Forget an arrived file of which nothing was taken. Its number is never given again."""
+        with self._database.transaction():
+            state = self.get(id).state
+            if state != "arrived":
+                raise ValueError(f"file {id} is {state}; it cannot be withdrawn")
+            self._database.write("DELETE FROM files WHERE id = ?", (id,))
+
+    def sources(self) -> dict[str, int]:
+        """The path of every arrived file, with its id."""
+        return dict(self._database.rows("SELECT source, id FROM files WHERE state = 'arrived'"))
+
+    def unknown(self, ids: Iterable[int]) -> set[int]:
+        """Those of `ids` that no file has."""
+        found = self._database.rows(
+            "SELECT value FROM json_each(?) WHERE value NOT IN (SELECT id FROM files)", (encode(list(ids)),)
+        )
+        return {id for (id,) in found}
+
     def archived(self, id: int, sha256: str, bytes: int, archive: str) -> None:
         """The bytes are kept, at `archive` relative to the workspace."""
         self._move(id, "archived", ("arrived",), sha256=sha256, bytes=bytes, archive=archive)
@@ -141,6 +160,14 @@ class Files:
     def duplicate(self, id: int, of: int, reason: str | None = None) -> None:
         """The bytes are those of the file `of`; this one is not trained."""
         self._move(id, "duplicate", ("arrived", "archived"), duplicate_of=of, reason=reason)
+
+    def duplicates_of(self, id: int) -> list[FileRow]:
+        """The files that were passed over because they have the bytes of this one, in the order they arrived."""
+        return self._select("WHERE state = 'duplicate' AND duplicate_of = ? ORDER BY id", (id,))
+
+    def arrived_again(self, id: int, source: str | os.PathLike[str]) -> None:
+        """A duplicate is one no longer: it waits in its old place of the queue, with its bytes at `source`."""
+        self._move(id, "arrived", ("duplicate",), source=os.fspath(source), duplicate_of=None, reason=None)
 
     def prepared_as(
         self,

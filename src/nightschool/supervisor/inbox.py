@@ -45,6 +45,8 @@ class Inbox:
         self._say = say
         self._clock = clock
         self._watched: watch.Watched | None = None
+        self._entered: dict[str, int] = {}
+        self._told_open: set[Path] = set()
         self._folders: tuple[int, ...] = ()
         self._looked_at = 0.0
         self._took = 0.0
@@ -69,14 +71,39 @@ class Inbox:
         began = self._clock()
         # Before the scan: what changes during it makes the next tick look again.
         folders = self._stamps()
-        verdict = watch.settled(self._watched, watch.scan(self.inbox), began, self._settle)
+        snapshot = watch.scan(self.inbox)
+        verdict = watch.settled(self._before(snapshot), snapshot, began, self._settle)
+        # In the ledger such a file would hold up all that are behind it in the queue.
+        held = {item.path for item in verdict.ready if watch.held_open(item.path)}
+        verdict = watch.postponed(verdict, held)
         self._looked_at, self._took = self._clock(), self._clock() - began
         self.waiting = verdict.waiting + len(verdict.ready)
         if verdict.ready:
-            self._ledger.files.arrive([Arrival(r.path.name, r.path, r.priority) for r in verdict.ready])
+            with self._ledger.transaction():
+                self._ledger.files.arrive([Arrival(r.path.name, r.path, r.priority) for r in verdict.ready])
+                sources = self._ledger.files.sources()
+            self._entered |= {path: sources[path] for item in verdict.ready if (path := str(item.path)) in sources}
         self.waiting = verdict.waiting
         self._watched, self._folders = verdict.state, folders
         self._tell(verdict)
+        self._tell_open(held)
+
+    def _before(self, now: watch.Snapshot) -> watch.Watched | None:
+        """What the last look saw, less what intake gave back since: that is to be reported once more."""
+        self._entered = {path: id for path, id in self._entered.items() if path in now.files}
+        if self._watched is None or not self._entered:
+            return self._watched
+        unknown = self._ledger.files.unknown(self._entered.values())
+        seen = dict(self._watched.seen)
+        for path in [path for path, id in self._entered.items() if id in unknown]:
+            del self._entered[path]
+            seen[path] = seen[path]._replace(reported=False)
+        return watch.Watched(seen, self._watched.refused)
+
+    def _tell_open(self, held: set[Path]) -> None:
+        for path in sorted(held - self._told_open)[:NAMED]:
+            self._say(f"{path.name} waits in the inbox: a program has it open for writing.")
+        self._told_open = held
 
     def _stamps(self) -> tuple[int, ...]:
         stamps = []

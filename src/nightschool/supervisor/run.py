@@ -20,7 +20,7 @@ from typing import Any
 
 from nightschool import __version__, adding, durable, logs
 from nightschool.errors import BusyError, NightschoolError, StorageError, WorkspaceError
-from nightschool.intake import accept
+from nightschool.intake import accept, worker
 from nightschool.ledger import Ledger
 from nightschool.settings import Settings
 from nightschool.supervisor import policies
@@ -208,6 +208,8 @@ class Supervisor:
         _clear_old(self.layout.tmp)
         try:
             self.ledger.machine.set("supervisor", {"pid": os.getpid(), "until_idle": self.until_idle})
+            # If the whole machine was killed while it read a file, that is not the file's fault.
+            self.ledger.machine.delete(worker.ATTEMPT)
         except StorageError as error:
             self._out_of_storage(error)
         try:
@@ -286,7 +288,8 @@ class Supervisor:
         work = self.work or Work()
         going = not self.stopping
         train, prepare = self.trainer, self.intake
-        prepare.tend(going and (prepare.child.alive or bool(work.to_prepare)))
+        # Also with nothing but training to do: it makes prepared data again that is gone or no longer current.
+        prepare.tend(going and (prepare.child.alive or bool(work.to_prepare or work.to_train)))
         wanted = policies.needs_trainer(work, self.paused) or (train.child.alive and not self.paused)
         train.tend(going and wanted)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import logging
 import os
@@ -10,7 +11,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from nightschool.errors import NightschoolError
+from nightschool.errors import NightschoolError, StorageError
 from nightschool.workspace import Layout
 
 
@@ -42,6 +43,13 @@ def main() -> int:
         logging.getLogger("nightschool.trainer").error("%s", error)
         print(error, file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+            raise
+        refused = StorageError(f"The disk refused: {error}. Make room or repair it; this is tried again by itself.")
+        logging.getLogger("nightschool.trainer").error("%s", refused)
+        print(refused, file=sys.stderr)
+        return refused.exit_code
     return 0
 
 

@@ -129,6 +129,7 @@ _WORDS = {
     "deterministic": "deterministic kernels",
     "matmul_precision": "the precision of float32 products",
     "dtype": "the model's type",
+    "autocast": "the type that products are computed in",
     "attention": "the attention implementation",
     "optimizer": "the optimizer",
     "packed": "packing of rows in one pass",

@@ -46,6 +46,16 @@ class StepResult:
     ends_entry: bool
 
 
+@dataclass(frozen=True)
+class _Standing:
+    """Where the next step stands: the entry, the steps done before it, and those before its schedule began."""
+
+    index: int
+    entry: Entry
+    begin: int
+    since: int
+
+
 class Loop:
     """Model, optimizer and position.
 
@@ -79,13 +89,17 @@ class Loop:
             self.leak = probe.packing_leaks(self.built)
         self.built.model.train()
         self._data: tuple[int, PreparedReader] | None = None
+        self._at: _Standing | None = None
         self._pad = self.built.tokenizer.pad_token_id or 0
         self._flatten = "flash" in str(getattr(self.built.base.config, "_attn_implementation", ""))
 
     @property
     def numerics(self) -> dict[str, Any]:
         """What equal bits depend on besides root and curriculum."""
-        return determinism.numerics(self.built, self.settings, packed=self.leak is None)
+        return {
+            **determinism.numerics(self.built, self.settings, packed=self.leak is None),
+            "autocast": self.accelerator.mixed_precision,
+        }
 
     def restore(self, folder: Path, record: Record) -> Digests:
         """Take over the state of a checkpoint; proves that what is loaded is what was saved.
@@ -107,13 +121,32 @@ class Loop:
 
     def next_place(self) -> curriculum.Place | None:
         """Where the next step is, or None when the curriculum is done."""
-        return curriculum.place(self.entries, self.done)
+        at = self._standing()
+        return curriculum.Place(at.index, at.entry.start + self.done - at.begin) if at else None
+
+    def _standing(self) -> _Standing | None:
+        """The entry of the next step. Kept while it lasts: finding it walks all entries there ever were."""
+        at = self._at
+        if (
+            at is None
+            or at.index >= len(self.entries)
+            or self.entries[at.index] is not at.entry
+            or not at.begin <= self.done < at.begin + at.entry.steps
+        ):
+            place = curriculum.place(self.entries, self.done)
+            if place is None:
+                return None
+            begin = curriculum.first_step(self.entries, place.index)
+            since = curriculum.schedule_origin(self.entries, place.index)
+            at = self._at = _Standing(place.index, self.entries[place.index], begin, since)
+        return at
 
     def resets(self, place: curriculum.Place) -> bool:
         """Whether the next step, at `place`, begins with fresh moments. A further range of the same file does not."""
-        if self.entries[place.index].settings["carry_optimizer"]:
+        at = self._standing()
+        if at is None or at.index != place.index or at.entry.settings["carry_optimizer"]:
             return False
-        return curriculum.schedule_origin(self.entries, place.index) == self.done
+        return at.since == self.done
 
     def step(self) -> StepResult:
         """Take the next step.
@@ -123,8 +156,8 @@ class Loop:
         Raises:
             IndexError: the curriculum has no further step.
         """
-        place = self.next_place()
-        if place is None:
+        at, place = self._standing(), self.next_place()
+        if at is None or place is None:
             raise IndexError("the curriculum has no further step")
         entry = self.entries[place.index]
         recipe = entry.settings
@@ -154,8 +187,7 @@ class Loop:
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
         mean, size = torch.stack([total, norm.to(total)]).tolist()
         applied = math.isfinite(mean) and math.isfinite(size)
-        since = curriculum.schedule_origin(self.entries, place.index)
-        rate = schedule.learning_rate(recipe, self.done, since)
+        rate = schedule.learning_rate(recipe, self.done, at.since)
         if applied:
             optimizer.apply_recipe(self.optimizer, recipe, rate)
             self.optimizer.step()

@@ -7,7 +7,6 @@ time would set it back to nothing learned, quietly.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -42,7 +41,7 @@ class Built:
     """A model ready to train.
 
     Attributes:
-        model: the PeftModel, or for `full` the causal LM itself; in training mode, without cache.
+        model: the PeftModel, or for `full` the causal LM itself; in training mode.
         base: the causal LM (with the adapter's layers in it, for LoRA).
         tokenizer: with the chat template of the settings.
         method: 'lora' or 'full'.
@@ -102,7 +101,6 @@ def build(settings: Settings, root: dict[str, Any], device: torch.device | str) 
     tokenizer = load_tokenizer(folder, settings.model.trust_remote_code)
     file = settings.model.chat_template
     tokenizer.chat_template = own_template(tokenizer, Path(file) if file else None)
-    base.config.use_cache = False
     if getattr(base.config, "output_router_logits", False):
         # A router's auxiliary loss depends on how a step is split into cells: off.
         base.config.output_router_logits = False
@@ -220,9 +218,3 @@ def _checkpoint_gradients(base: Any, setting: bool | str, device: torch.device, 
         else:
             # Its older name.
             base.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
-
-
-def offline() -> None:
-    """Tell the Hugging Face libraries to ask the network for nothing. To be called before they are imported."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    os.environ["TRANSFORMERS_OFFLINE"] = "1"

@@ -39,6 +39,9 @@ def packing_leaks(built: Built) -> str | None:
     built.model.eval()
     try:
         return _measure(built)
+    except torch.OutOfMemoryError:
+        # Says nothing about the model.
+        raise
     except (TypeError, ValueError, RuntimeError, IndexError, NotImplementedError, AssertionError) as error:
         return f"packed rows do not go through the model ({type(error).__name__}: {error})"
     finally:

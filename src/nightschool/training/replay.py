@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from nightschool import durable
+from nightschool import basemodel, durable
 from nightschool.errors import CheckpointError
 from nightschool.intake.prepared import PreparedReader
 from nightschool.ledger import Ledger
 from nightschool.record import belongs, entries_of, read_record, root_digest
 from nightschool.settings import load_settings
-from nightschool.training import determinism
+from nightschool.training import determinism, root
 from nightschool.training.loop import Loop
 from nightschool.training.trainer import make_accelerator
 from nightschool.workspace import Layout
@@ -43,6 +43,8 @@ def replay(layout: Layout) -> dict[str, Any]:
                 f"{'is 1' if usable else 'is none'}. Let the machine save once more."
             )
         (_, newest), (folder, older) = usable[0], usable[1]
+        base = basemodel.resolve(settings.model.name, settings.model.revision)
+        root.compare(stored, root.compute(settings, base, stored["dtype"], layout.fingerprint_cache), base)
         files = {row.id: str(row.prepared) for row in ledger.files.each()}
         loop = Loop(
             settings, stored, make_accelerator(settings), lambda e: PreparedReader(layout.prepared / files[e.file_id])

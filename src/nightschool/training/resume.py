@@ -24,16 +24,12 @@ log = logging.getLogger("nightschool.resume")
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run goes on: the entries, the checkpoint (None: from the base model), and the generation.
-
-    `whole` are the steps of all checkpoints that could be gone on from.
-    """
+    """Where a run goes on: the entries, the checkpoint (None: from the base model), and the generation."""
 
     entries: list[Entry]
     folder: Path | None
     record: Record | None
     generation: int
-    whole: list[int]
 
 
 def read_generation(layout: Layout) -> int:
@@ -67,7 +63,7 @@ def find_start(layout: Layout, ledger: Ledger, root_record: dict[str, Any]) -> S
         raise CheckpointError(_none_usable(layout, choice))
     _set_aside(layout, ledger, choice, generation)
     repair(ledger, entries, choice)
-    return Start(entries, choice.folder, choice.record, generation, choice.whole)
+    return Start(entries, choice.folder, choice.record, generation)
 
 
 def _entries_ahead(layout: Layout, digest: str, entries: list[Entry], generation: int, ledger: Ledger) -> list[Entry]:
@@ -175,6 +171,9 @@ def repair(ledger: Ledger, entries: list[Entry], choice: Choice) -> None:
         ends[entry.file_id] = curriculum.first_step(entries, index) + entry.steps
     with ledger.transaction():
         ledger.steps.delete_after(done)
+        gone = [at for at in range(len(entries)) if curriculum.first_step(entries, at) > done]
+        if gone:
+            ledger.boundaries.delete_from(gone[0])
         for file_id, end in ends.items():
             state = ledger.files.get(file_id).state
             wanted = "learned" if end <= done else "training"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nightschool import durable
-from nightschool.errors import BusyError, NightschoolError
+from nightschool.errors import BusyError, NightschoolError, StorageError
 from nightschool.training import checkpoint, model, retention, state
 from nightschool.words import in_bytes
 
@@ -128,9 +128,12 @@ class Saver:
                 )
             final = self._layout.checkpoint(step)
             durable.publish(staged, final)
-        except BaseException:
+        except BaseException as error:
+            refused = _refused(error, staged)
             with suppress(OSError, NightschoolError):
                 durable.remove_tree(staged)
+            if refused is not None:
+                raise refused from error
             raise
         self._whole.add(step)
         seconds = time.perf_counter() - began
@@ -154,6 +157,29 @@ class Saver:
             durable.remove_tree(self._layout.checkpoint(step))
             self._whole.discard(step)
             self._ledger.checkpoints.retire(step, reason)
+
+
+def _refused(error: BaseException, staged: Path) -> StorageError | None:
+    """The error to raise where it was the disk that failed a save.
+
+    torch and safetensors report a full disk as errors of their own kind, without the system's number: so the disk is
+    asked, by writing a little more to it.
+    """
+    if isinstance(error, NightschoolError):
+        return None
+    cause = error if isinstance(error, OSError) else None
+    if cause is None and isinstance(error, Exception):
+        try:
+            (staged / "probe").write_bytes(bytes(1 << 20))
+        except OSError as found:
+            cause = found
+    if cause is None:
+        return None
+    return StorageError(
+        f"A checkpoint could not be written to {staged.parent}: {cause.strerror or cause}. The one before it stands. "
+        "Make room, or lower checkpoints.save_total_limit; saving is tried again by itself.",
+        cause.errno,
+    )
 
 
 def publish_root(layout: Layout, loop: Loop, newest: Path) -> None:

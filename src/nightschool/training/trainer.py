@@ -6,7 +6,6 @@ the ledger; everything that must survive goes through checkpoints.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
@@ -17,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nightschool import basemodel, curriculum, durable, logs, schedule
-from nightschool.errors import NightschoolError, TrainingError
-from nightschool.intake.prepared import PreparedReader
-from nightschool.ledger import Ledger, StepRow
+from nightschool.errors import NightschoolError, StorageError, TrainingError
+from nightschool.intake.prepared import PreparedReader, read_meta
+from nightschool.ledger import FileRow, Ledger, StepRow
 from nightschool.record import Record, root_digest
 from nightschool.settings import Settings, canonical, load_settings
 from nightschool.training import determinism, model, resume, retention, root
@@ -74,6 +73,9 @@ def make_accelerator(settings: Settings) -> Accelerator:
 
     device = PartialState(cpu=chosen == "cpu").device
     assert device is not None
+    if device.type == "cuda" and device.index is not None:
+        # Accelerate only names it. Seeds, and waiting for copies, are meant for the current device.
+        torch.cuda.set_device(device)
     half = model.resolve_dtype(settings.model.dtype, "lora", device) == "bfloat16"
     return Accelerator(mixed_precision="bf16" if half else "no", cpu=chosen == "cpu")
 
@@ -105,7 +107,9 @@ class Trainer:
             if note:
                 log.warning("%s", note)
         self._write_tokenizer()
-        self.saver = Saver(layout, ledger, lock, self.loop, self.recorder.flush, set(start.whole))
+        # What is not whole, or does not belong, has been moved away.
+        whole = {step for step, _ in layout.checkpoints()}
+        self.saver = Saver(layout, ledger, lock, self.loop, self.recorder.flush, whole)
         self.saved = 0
         self.saved_at = time.monotonic()
         self.changes: list[dict[str, Any]] = []
@@ -113,11 +117,17 @@ class Trainer:
         self.boundary: Digests | None = None
         self.loop.on_entry = self._check_boundary
         self.not_finite = 0
+        self.any_applied = False
         self._take_up(start)
 
     def close(self) -> None:
-        """End the threads. What they met has been raised, or is raised at the next start."""
-        self.recorder.close()
+        """End the threads: a save in flight is finished, whatever ended the training."""
+        try:
+            self.saver.wait()
+        except Exception as error:
+            log.error("The last save failed: %s", error)
+        finally:
+            self.recorder.close()
 
     def _take_up(self, start: resume.Start) -> None:
         if start.record is None or start.folder is None:
@@ -170,10 +180,13 @@ class Trainer:
         row = self.ledger.files.next_to_train()
         if row is None or row.state != "ready":
             return False
-        assert row.prepared is not None
         assert row.data_digest is not None
-        meta = json.loads((self.layout.prepared / row.prepared / "meta.json").read_text(encoding="utf-8"))
-        recipe = canonical(self.settings.entry_recipe(meta["recipe"], row.options))
+        data_recipe = self._data_recipe(row)
+        if data_recipe is None:
+            # Back to intake, which is asked for again by the supervisor.
+            self.ledger.files.set_state(row.id, "archived")
+            return False
+        recipe = canonical(self.settings.entry_recipe(data_recipe, row.options))
         entry = curriculum.whole(row.id, row.data_digest, int(row.sequences or 0), recipe)
         with self.ledger.transaction():
             self.ledger.entries.append(
@@ -189,11 +202,27 @@ class Trainer:
         )  # fmt: skip
         return True
 
+    def _data_recipe(self, row: FileRow) -> dict[str, Any] | None:
+        """How a file was prepared; None where that is gone, or not how this run would prepare it now."""
+        folder = self.layout.prepared / str(row.prepared)
+        if durable.check(folder, deep=False):
+            log.warning("The prepared data of %s is not whole; it is prepared again.", row.name)
+            return None
+        recipe = read_meta(folder)["recipe"]
+        wanted = {**self.settings.data_recipe(), "tokenizer": self.root["tokenizer"]}
+        changed = sorted(key for key, value in wanted.items() if recipe.get(key) != value)
+        if changed:
+            log.info("%s was prepared with another %s; it is prepared again.", row.name, ", ".join(changed))
+            return None
+        return recipe
+
     def _step(self) -> None:
         place = self.loop.next_place()
         assert place is not None
         entry = self.loop.entries[place.index]
         if self.progress.phase != "training" or place.local == entry.start:
+            # Of a file that was resumed in the middle, the steps before are in the checkpoint.
+            self.any_applied = place.local > entry.start
             self.narrator.begin(self.ledger.files.get(entry.file_id).name, entry.length)
             self._phase("training")
         try:
@@ -204,7 +233,13 @@ class Trainer:
                 raise
             raise explained from error
         self._note(result, place.local + 1)
+        self.any_applied = self.any_applied or result.applied
         if result.ends_entry:
+            if not self.any_applied:
+                raise TrainingError(
+                    f"No step on file {self.progress.file} gave a finite loss and gradient, so nothing was learned "
+                    "from it and it is not called learned. Look at its rows; the last checkpoint is from before it."
+                )
             self.boundary = self.loop.digests()
             if all(later.file_id != entry.file_id for later in self.loop.entries[place.index + 1 :]):
                 self.ledger.files.trained(entry.file_id)
@@ -260,12 +295,15 @@ class Trainer:
         if self.not_finite >= NOT_FINITE_LIMIT:
             raise TrainingError(
                 f"{NOT_FINITE_LIMIT} steps in a row gave a loss or gradient that is not finite, the last at step "
-                f"{result.step} on file {self.progress.file}. Nothing of them was applied. Lower "
-                "training.learning_rate, or look at the file's rows, and start again."
+                f"{result.step} on file {self.progress.file}. None of them was applied, and the last checkpoint is "
+                "from before them. Look at the file's rows. A file's settings are frozen once it has begun: to train "
+                "it at a lower training.learning_rate, begin a new run with `nightschool init` and add the archived "
+                "files."
             )
 
     def _save_if_due(self, reason: str, *, ends: bool = False, always: bool = False) -> None:
-        if self.loop.done == self.saved:
+        if self.loop.done == self.saved or (self.not_finite and not ends):
+            # In the middle of a streak of updates that were not applied, the last good state is the one to keep.
             return
         due: str | None = reason
         if not always:
@@ -311,12 +349,25 @@ class Trainer:
 
     def _open_data(self, entry: curriculum.Entry) -> PreparedReader:
         row = self.ledger.files.get(entry.file_id)
-        return PreparedReader(self.layout.prepared / str(row.prepared))
+        folder = self.layout.prepared / str(row.prepared)
+        if durable.check(folder, deep=False):
+            # Not for the user to mend: intake makes it again, and the next start finds it.
+            raise StorageError(
+                f"The prepared data of {row.name} in {folder} is gone or not whole. It is prepared again from the "
+                "archive."
+            )
+        return PreparedReader(folder)
 
     def _write_tokenizer(self) -> None:
         """Tokenizer and chat template beside the adapter: `current_model/` loads as it stands."""
-        if not (self.layout.current_model / "tokenizer_config.json").exists():
-            self.loop.built.tokenizer.save_pretrained(self.layout.current_model)
+        scratch = durable.staging(self.layout.tmp, "tokenizer")
+        self.loop.built.tokenizer.save_pretrained(scratch)
+        # Last the file that says what the others are.
+        for path in sorted(scratch.iterdir(), key=lambda path: path.name == "tokenizer_config.json"):
+            target = self.layout.current_model / path.name
+            if not target.is_file() or target.read_bytes() != path.read_bytes():
+                durable.write_file(target, path.read_bytes())
+        durable.remove_tree(scratch)
 
     def _phase(self, phase: str) -> None:
         if self.progress.phase != phase:
