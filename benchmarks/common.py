@@ -156,12 +156,22 @@ def run_trainer(layout: Layout, plan: Callable[[Trainer], Generator[None]]) -> N
         with Ledger.open(layout.ledger) as ledger:
             trainer = Trainer(layout, load_settings(layout.settings_file), ledger, lock, turns)
             try:
-                turns.plan = plan(trainer)
+                turns.plan = _each_a_step(trainer, plan(trainer))
                 trainer.run()
             finally:
                 trainer.close()
     finally:
         lock.release()
+
+
+def _each_a_step(trainer: Trainer, plan: Generator[None]) -> Iterator[None]:
+    """The plan, stopped where a `yield` in it was not followed by a step."""
+    for _ in plan:
+        done = trainer.loop.done
+        yield
+        if trainer.loop.done != done + 1:
+            files = [f"{row.name}: {row.state}" for row in trainer.ledger.files.each()]
+            raise RuntimeError(f"the trainer took no step; its files: {', '.join(files)}")
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:

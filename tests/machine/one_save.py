@@ -1,8 +1,8 @@
 """One real save of a real trainer, ready to be made again and again: for tests that end it anywhere.
 
 The trainer has loaded its model, resumed from a checkpoint and taken one more step, the last one of its first file.
-What is left to do is the save: state copied, checkpoint written, sealed and published, step rows and the file's state in
-the ledger, the root adapter, and retention of the oldest checkpoint. All of it happens on the saver's thread, so its
+What is left to do is the save: state copied, checkpoint written, sealed and published, step rows and the file's state
+in the ledger, the root adapter, and retention of the oldest checkpoint. All of it happens on the saver's thread, so its
 system calls come in one fixed order.
 """
 
@@ -91,7 +91,7 @@ class Ready:
                 real(**told)
                 promised()
 
-            ledger.checkpoints.publish = publish
+            ledger.checkpoints.publish = publish  # pyright: ignore[reportAttributeAccessIssue]
             self._save_with(lock, ledger, wait)
 
     def _save_with(self, lock: durable.Lock, ledger: Ledger, wait: Callable[[], object]) -> None:
@@ -194,13 +194,14 @@ def look(ready: Ready) -> int:
         start = resume.find_start(layout, ledger, ready.trainer.root)
         assert start.record is not None
         assert start.folder is not None
+        whole = [one for one, _ in layout.checkpoints()]
         step = start.record.step
         assert step in (PREVIOUS, NEW)
         assert acknowledged is not None
         assert step >= acknowledged.step, "an acknowledged checkpoint is gone"
         assert start.folder.name == f"checkpoint-{step}"
-        assert len(start.whole) >= LIMIT, "retention has taken a checkpoint before the new one was there"
-        for one in start.whole:
+        assert len(whole) >= LIMIT, "retention has taken a checkpoint before the new one was there"
+        for one in whole:
             folder = layout.checkpoint(one)
             assert durable.check(folder) == []
             assert digests_of(folder) == ready.digests[one], f"{folder} is a mixture"
@@ -209,10 +210,10 @@ def look(ready: Ready) -> int:
         states = {row.name: row.state for row in ledger.files.each()}
         assert states == {"a": "learned" if step == NEW else "training", "b": "ready"}
         published = {row.step for row in ledger.checkpoints.listing(state="published")}
-        assert published == set(start.whole)
+        assert published == set(whole)
     names = {path.name for path in layout.current_model.iterdir()}
     assert not [name for name in names if name.startswith(".")]
-    assert {name for name in names if name.startswith("checkpoint-")} == {f"checkpoint-{one}" for one in start.whole}
+    assert {name for name in names if name.startswith("checkpoint-")} == {f"checkpoint-{one}" for one in whole}
     assert not list(layout.undone.iterdir()), "something half-done had the name of a checkpoint"
     if ready.root_files:
         found = (layout.current_model / "adapter_model.safetensors").read_bytes()

@@ -2,9 +2,10 @@
 
 Trainer, saver, torch, safetensors and SQLite are the real ones. What is to be killed is a forked child of this process,
 so that nothing has to be imported for each kill, and strace kills it *before* one call. All calls are hit, one after
-the other: a save of a LoRA run and of a full model, with the ledger's journal and pages, the root adapter and retention,
-and a start that finds a damaged checkpoint and half-done folders. What is not here: kills in training and in the loading
-of the model (`test_kills.py`, at random; `tests/training`, in-process), and power cuts, which leave more than a kill
+the other: a save of a LoRA run and of a full model, with the ledger's journal and pages, the root adapter and
+retention, and a start that finds a damaged checkpoint and half-done folders. What is not here: kills in training and
+in the loading of the model (`test_kills.py`, at random; `tests/training`, in-process), and power cuts, which leave more
+than a kill
 does (`test_save_power_loss.py`).
 """
 
@@ -256,5 +257,3 @@ def test_b1_control_a_save_without_a_kill_gives_the_new_step(tmp_path: Path) -> 
     with pytest.raises(AssertionError, match="was not killed"):
         kill_at(ready.save, never)
     assert one_save.look(ready) == NEW
-
-

@@ -233,7 +233,7 @@ def test_one_save_at_a_time(cases: Callable[[str, str], Case], tmp_path: Path) -
             return real_capture(*state)
 
         trainer.saver._write = write
-        trainer.saver._buffer.capture = capture
+        trainer.saver._buffer.capture = capture  # pyright: ignore[reportAttributeAccessIssue]
 
     rig.run(layout, on_start=on_start)
     assert busy == [False] * STEPS

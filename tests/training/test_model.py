@@ -545,10 +545,11 @@ def test_a_chat_template_of_the_users_own(base_folder: Callable[..., Path], tmp_
     template = tmp_path / "template.jinja"
     template.write_text("{{ messages[0]['content'] }}")
     settings = make_settings(base_folder(), model={"chat_template": str(template)})
-    assert model.load_tokenizer(settings, base_folder()).chat_template == template.read_text()
+    root = {"dtype": "float32", "seed": 1}
+    assert model.build(settings, root, "cpu").tokenizer.chat_template == template.read_text()
     template.unlink()
     with pytest.raises(SettingsError, match="chat_template"):
-        model.load_tokenizer(settings, base_folder())
+        model.build(settings, root, "cpu")
 
 
 def test_bases_that_cannot_be_loaded_say_why(tmp_path: Path, base_folder: Callable[..., Path]) -> None:
@@ -561,6 +562,6 @@ def test_bases_that_cannot_be_loaded_say_why(tmp_path: Path, base_folder: Callab
         model.build(make_settings(broken), root, "cpu")
     (broken / "tokenizer.json").write_text("{")
     with pytest.raises(ModelError, match="tokenizer"):
-        model.load_tokenizer(make_settings(broken), broken)
+        model.load_tokenizer(broken)
     with pytest.raises(ModelError, match=r'attn_implementation = "auto"'):
         model.build(make_settings(base_folder(), model={"attn_implementation": "flash_attention_2"}), root, "cpu")

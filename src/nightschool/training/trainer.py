@@ -183,12 +183,16 @@ class Trainer:
         assert row.data_digest is not None
         data_recipe = self._data_recipe(row)
         if data_recipe is None:
-            # Back to intake, which is asked for again by the supervisor.
-            self.ledger.files.set_state(row.id, "archived")
+            with self.ledger.transaction():
+                if self.ledger.files.get(row.id).state == "ready":
+                    self.ledger.files.set_state(row.id, "archived")
             return False
         recipe = canonical(self.settings.entry_recipe(data_recipe, row.options))
         entry = curriculum.whole(row.id, row.data_digest, int(row.sequences or 0), recipe)
         with self.ledger.transaction():
+            if self.ledger.files.get(row.id).state != "ready":
+                # Intake has taken it back meanwhile, to prepare it again.
+                return False
             self.ledger.entries.append(
                 file_id=row.id, data_digest=entry.data_digest, sequences=entry.sequences, recipe=recipe,
                 steps_total=entry.length, start=entry.start, stop=entry.stop,
