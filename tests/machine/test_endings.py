@@ -22,12 +22,11 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def layout(tmp_path: Path) -> Layout:
-    """A file that takes an hour, and no save but those that are asked for."""
-    layout = whole.workspace(
-        tmp_path / "school", tiny.make_model(tmp_path / "base"), checkpoints={"save_steps": 1_000_000}
+    """Files take hours, and nothing is saved but what is asked for."""
+    base = tiny.make_model(tmp_path / "base")
+    return whole.workspace(
+        tmp_path / "school", base, training={"epochs": 100_000}, checkpoints={"save_steps": 1_000_000}
     )
-    whole.add(layout, "endless", count=16, seed=0, epochs=100_000)
-    return layout
 
 
 def steps(layout: Layout) -> int:
@@ -46,6 +45,7 @@ def stopped_at(layout: Layout) -> tuple[int, str]:
 
 
 def test_b5_sigterm_saves_the_last_step_and_a_second_ctrl_c_ends_at_once(layout: Layout, start: Start) -> None:
+    whole.drop(layout, "endless.jsonl", count=16, seed=0)
     machine = start(layout)
     machine.wait_for(lambda: steps(layout) >= 3)
     assert whole.newest(layout) == 0
@@ -79,6 +79,7 @@ def test_b5_sigterm_saves_the_last_step_and_a_second_ctrl_c_ends_at_once(layout:
 def test_b8_b9_b10_killed_supervisors_leave_no_trainer_and_the_next_one_waits_for_it(
     layout: Layout, start: Start
 ) -> None:
+    whole.drop(layout, "endless.jsonl", count=16, seed=0)
     first = start(layout)
     first.wait_for(lambda: steps(layout) >= 3)
     code, said = whole.command(layout, "run")
@@ -96,10 +97,9 @@ def test_b8_b9_b10_killed_supervisors_leave_no_trainer_and_the_next_one_waits_fo
     second = start(layout)
     if met:
         second.wait_for(lambda: f"process {trainer}" in reason(layout))
-        assert second.others() == []
         os.kill(trainer, signal.SIGCONT)
     whole.wait_until(lambda: not whole.alive(trainer))
-    assert first.others() == []
+    whole.wait_until(lambda: not first.others())
     step, why = stopped_at(layout)
     assert why == "its supervisor is gone"
     assert step >= 3
@@ -127,6 +127,7 @@ def test_b8_b10_control_without_a_lifeline_it_stays_but_two_trainers_never_publi
     """A trainer that outlives its parent goes on training. Another is refused; and if that one is made to start by
     force, with the lock's file taken away, it is the only one that publishes.
     """
+    whole.add(layout, "endless", count=16, seed=0)
     command = ["-m", "nightschool.training", "train", "--workspace", str(layout.root)]
     parent = whole.start(layout, "-c", ORPHAN, *command)
     whole.wait_until(lambda: steps(layout) >= 3)

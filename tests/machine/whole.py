@@ -47,11 +47,11 @@ def workspace(root: Path, base: Path, **changes: dict[str, Any]) -> Layout:
     return layout
 
 
-def add(layout: Layout, name: str, count: int, seed: int, epochs: int = 1) -> None:
-    """Put a file of `count` sequences into the ledger as if intake had prepared it: then intake is not started."""
+def add(layout: Layout, name: str, count: int, seed: int) -> None:
+    """Put a file of `count` sequences into the ledger as if intake had prepared it, for a trainer without a machine."""
     from tests.training import rig
 
-    rig.add(layout, name, rig.sequences(count, seed), epochs=epochs)
+    rig.add(layout, name, rig.sequences(count, seed))
 
 
 def drop(layout: Layout, name: str, count: int, seed: int, kind: str = "text") -> None:

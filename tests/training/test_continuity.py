@@ -155,9 +155,8 @@ def _live(layout: Layout, chance: random.Random, way: str, seen: dict[int, Count
     rig.run(layout, on_step=on_step, before=before, seen=seen)
 
 
-@pytest.mark.parametrize("save_steps", [1, 4])
-def test_when_it_saves_makes_no_difference(case: Case, tmp_path: Path, save_steps: int) -> None:
-    layout = case.workspace(tmp_path / "run", save_steps=save_steps)
+def test_saving_at_every_step_makes_no_difference(case: Case, tmp_path: Path) -> None:
+    layout = case.workspace(tmp_path / "run", save_steps=1)
     drop(layout, *FILES)
     rig.run(layout)
     assert rig.outcome(layout) == case.undisturbed

@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import pytest
 import torch
 
 from nightschool import durable
-from nightschool.errors import CheckpointError, WorkspaceError
+from nightschool.errors import CheckpointError, DataError, WorkspaceError
+from nightschool.intake.prepared import PreparedReader, PreparedWriter
 from nightschool.ledger import Ledger
 from nightschool.workspace import Layout
 from tests.training import rig, small
@@ -302,6 +304,41 @@ def test_f5_another_weights_file_under_a_good_manifest_is_found_by_its_digest(la
     seal_again(folder)
     with pytest.raises(CheckpointError, match="the weights are not what was saved"):
         rig.run(layout)
+
+
+def other_data(layout: Layout) -> None:
+    """Replace the tokens of file b by others of the same sizes, under a good manifest."""
+    folder = layout.prepared / "b"
+    with PreparedWriter(folder) as writer:
+        for one in rig.sequences(20, 2):
+            writer.write(replace(one, ids=one.ids[::-1].copy()))
+    seal_again(folder)
+
+
+def test_other_tokens_than_those_training_began_with_are_refused(layout: Layout, undisturbed: rig.Outcome) -> None:
+    kept = small.tree(layout.prepared / "b")
+    other_data(layout)
+    before = small.checkpoints(layout)
+    with pytest.raises(DataError, match="is not what its training began with"):
+        rig.run(layout)
+    assert small.checkpoints(layout) == before
+    for name, data in kept.items():
+        (layout.prepared / "b" / name).write_bytes(data)
+    rig.run(layout)
+    assert rig.outcome(layout) == undisturbed
+
+
+def test_control_other_tokens_make_other_weights(
+    layout: Layout, undisturbed: rig.Outcome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other_data(layout)
+    with Ledger.open(layout.ledger) as ledger:
+        expected = ledger.entries.all()[1].data_digest
+    monkeypatch.setattr(PreparedReader, "digest", lambda _: expected)
+    rig.run(layout)
+    found = rig.outcome(layout)
+    assert found.lineage == undisturbed.lineage
+    assert found.weights != undisturbed.weights
 
 
 def test_f6_a_checkpoint_of_a_newer_format_is_refused(layout: Layout) -> None:

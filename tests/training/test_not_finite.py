@@ -106,7 +106,19 @@ def test_f2_a_row_of_them_stops_the_run_and_learns_nothing(base: Path, tmp_path:
     with pytest.raises(TrainingError, match=f"{NOT_FINITE_LIMIT} steps in a row.*the last at step 16 on file a"):
         rig.run(made, on_start=nan_at(bad))
     assert rig.states(made) == {"a": "training"}
-    # One fewer, and it goes on.
-    again = rig.workspace(tmp_path / "again", base)
-    rig.add(again, "a", rig.sequences(100, 1))
-    assert rig.run(again, on_start=nan_at(bad - {11})).loop.done == 25
+    assert [step for step, _ in made.checkpoints()] == [5], "the last good state is kept, not one in the streak"
+
+
+def test_f2_control_two_shorter_rows_do_not_stop_it(base: Path, tmp_path: Path) -> None:
+    made = rig.workspace(tmp_path / "run", base)
+    rig.add(made, "a", rig.sequences(100, 1))
+    bad = set(range(7, 6 + NOT_FINITE_LIMIT)) | set(range(17, 16 + NOT_FINITE_LIMIT))
+    assert rig.run(made, on_start=nan_at(bad - {25})).loop.done == 25
+
+
+def test_f2_a_file_of_which_nothing_was_learned_is_not_called_learned(layout: Layout) -> None:
+    """Too short for a row of ten: none of its five steps was applied."""
+    with pytest.raises(TrainingError, match="No step on file b gave a finite loss and gradient"):
+        rig.run(layout, on_start=nan_at({5, 6, 7, 8, 9}))
+    assert rig.states(layout) == {"a": "learned", "b": "training"}
+    assert layout.checkpoints()[-1][0] == 4

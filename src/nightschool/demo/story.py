@@ -70,7 +70,7 @@ def tell(folder: Path, say: Say) -> Story:
     _make_folder(folder)
     say(f"1. Making a small base model from Python's own source code ({BASE_STEPS} steps, no download) …")
     base = folder / "base"
-    _run([sys.executable, "-m", "nightschool.demo.base", str(base), "--steps", str(BASE_STEPS), "--threads", "2"])
+    _run([sys.executable, "-m", "nightschool.demo.base", str(base), "--steps", str(BASE_STEPS)])
 
     killed, undisturbed = (_make_workspace(folder / name, base) for name in ("my-model", "undisturbed"))
     drop = _write_files(folder / "files")
