@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -14,7 +15,10 @@ from typing import Any
 import pytest
 
 from nightschool import verify
+from nightschool.intake import worker
 from nightschool.ledger import Ledger
+from nightschool.settings import load_settings
+from nightschool.supervisor.run import Commands, run
 from nightschool.workspace import Layout
 from tests import tiny
 from tests.machine import whole
@@ -182,6 +186,16 @@ def test_a9_b_killed_again_and_again_the_weights_are_the_same(tmp_path: Path, st
     assert len(whole.events(layout, "resumed")) >= ROUNDS // 3, f"the kills missed the training: {killer.found}"
     if ROUNDS >= 20:
         assert killer.found["save left unfinished"], f"the kills missed the saves: {killer.found}"
+
+
+def test_b7_the_end_of_the_whole_machine_is_not_counted_against_the_file_that_was_read(tmp_path: Path) -> None:
+    """Three power cuts while a file is read are not three crashes because of it."""
+    layout = whole.workspace(tmp_path / "school", tmp_path / "base")
+    with Ledger.open(layout.ledger) as ledger:
+        ledger.machine.set(worker.ATTEMPT, {"file": 1, "tries": worker.TRIES})
+        nothing = [sys.executable, "-c", ""]
+        assert run(layout, load_settings(layout.settings_file), True, commands=Commands(nothing, nothing)) == 0
+        assert ledger.machine.get(worker.ATTEMPT) is None
 
 
 @pytest.mark.slow

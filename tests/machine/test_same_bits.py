@@ -127,9 +127,10 @@ def test_paused_and_resumed_in_the_middle_it_ends_with_the_same_bits(
     steps = [0]
     for _ in range(2):
         machine.wait_for(lambda: whole.told(layout).get("pid") == machine.trainer() and recorded(layout) > steps[-1])
+        trainer = machine.trainer()
         assert whole.command(layout, "pause")[0] == 0
         machine.wait_for(lambda: whole.state(layout) == "paused")
-        assert machine.others() == [], "the GPU is not free"
+        assert not whole.alive(trainer), "the GPU is not free"
         told = json.loads(whole.command(layout, "status", "--json")[1])
         assert (told["state"], told["paused"], told["pid"]) == ("paused", True, machine.pid)
         assert told["step"] == told["last_checkpoint"]["step"] == whole.newest(layout)
