@@ -280,11 +280,13 @@ def _summary(runs: Sequence[Run]) -> dict[str, Any]:
 def show(result: dict[str, Any]) -> str:
     """The result as people read it."""
     recipes = result["recipes"]
-    head = ["recipe", "steps on each file", "steps", "hold-out loss: median (quartiles)"]
-    rows = [
-        [name, " ".join(map(str, one["steps"])), str(one["total_steps"]), common.shown(one["hold_out"])]
-        for name, one in recipes.items()
-    ]
+    head = ["recipe", "steps on each file", "steps", "hold-out loss: median (quartiles)", "more than nightschool"]
+    rows = []
+    for name, one in recipes.items():
+        pairs = zip(one["hold_out"]["values"], recipes["nightschool"]["hold_out"]["values"], strict=True)
+        more = "" if name == "nightschool" else common.shown(common.spread([theirs - ours for theirs, ours in pairs]))
+        steps = " ".join(map(str, one["steps"]))
+        rows.append([name, steps, str(one["total_steps"]), common.shown(one["hold_out"]), more])
     edges = []
     for number in range(1, result["files"]):
         line = [f"{number} → {number + 1}"]
@@ -299,7 +301,8 @@ def show(result: dict[str, Any]) -> str:
     what = "from random weights" if result["method"] == "full" else "an adapter on a trained base"
     return (
         f"{common.heading(result['where'])}\n\n{result['method']} ({what}), {result['files']} files, peak rate "
-        f"{result['rate']:g}, {result['seeds']} seeds. Losses in nats per byte.\n\n{common.table(head, rows)}\n\n"
+        f"{result['rate']:g}, {result['seeds']} seeds. Losses in nats per byte; the last column seed by "
+        f"seed.\n\n{common.table(head, rows)}\n\n"
         f"Mean training loss of the {EDGE} steps before and after each boundary (the text changes there too):\n\n"
         f"{common.table(['files', *recipes], edges)}\n\n"
         f"Hold-out loss after each file, mean of the seeds:\n\n{common.table(['after file', *recipes], held)}"

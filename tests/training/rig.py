@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from nightschool.intake.packing import Packed
 from nightschool.intake.prepared import PreparedWriter, write_meta
 from nightschool.ledger import Arrival, Ledger
 from nightschool.record import read_record
-from nightschool.settings import load_settings, render_default_toml
+from nightschool.settings import Settings, load_settings, render_default_toml
 from nightschool.training import loss, state
 from nightschool.training.state import Digests
 from nightschool.training.stopping import Stop
@@ -135,6 +136,12 @@ def configure(layout: Layout, base: Path, **changes: dict[str, Any]) -> None:
     layout.settings_file.write_text(render_default_toml(values))
 
 
+@lru_cache(maxsize=32)
+def _settings(path: Path, text: str) -> Settings:
+    # Checking the keys of [lora] reads PEFT's source, which takes longer than a step.
+    return load_settings(path)
+
+
 def sequences(count: int, seed: int, longest: int = 32) -> list[Packed]:
     """Packed sequences of two or three rows with random tokens; the row numbers count through.
 
@@ -168,7 +175,7 @@ def rows_of(data: Iterable[Packed], epochs: int = 1) -> Counter[Row]:
 
 def add(layout: Layout, name: str, data: Iterable[Packed], **options: Any) -> int:
     """Put a file into the ledger as if intake had prepared it."""
-    settings = load_settings(layout.settings_file)
+    settings = _settings(layout.settings_file, layout.settings_file.read_text())
     folder = layout.prepared / name
     folder.mkdir()
     with PreparedWriter(folder) as writer:
@@ -219,7 +226,8 @@ def run(
         ledger = disk.ledger = Ledger.open(layout.ledger)
         stack.callback(ledger.close)
         try:
-            trainer = Trainer(layout, load_settings(layout.settings_file), ledger, lock, stop)
+            settings = _settings(layout.settings_file, layout.settings_file.read_text())
+            trainer = Trainer(layout, settings, ledger, lock, stop)
             stack.callback(_end_threads, trainer)
             if seen is not None:
                 stack.enter_context(_watched(trainer, seen))

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,9 +94,9 @@ class Loop:
         self._pad = self.built.tokenizer.pad_token_id or 0
         self._flatten = "flash" in str(getattr(self.built.base.config, "_attn_implementation", ""))
 
-    @property
+    @cached_property
     def numerics(self) -> dict[str, Any]:
-        """What equal bits depend on besides root and curriculum."""
+        """What equal bits depend on besides root and curriculum. Nothing of it changes while a process lives."""
         return {
             **determinism.numerics(self.built, self.settings, packed=self.leak is None),
             "autocast": self.accelerator.mixed_precision,
