@@ -65,7 +65,7 @@ QUICK = Plan(0.1, rounds=3)
 def measure(plan: Plan, folder: Path) -> dict[str, Any]:
     """Run all rounds; returns what `write` stores."""
     torch.set_num_threads(plan.threads)
-    scene = common.Scene()
+    where = common.machine()
     wanted = plan.gigabytes * 1e9 / 12
     lora = plan.method == "lora"
     # Per layer, and for LoRA per rank: four attention matrices, and three of the MLP, which is three times as wide.
@@ -79,7 +79,7 @@ def measure(plan: Plan, folder: Path) -> dict[str, Any]:
     common.add_file(layout, "topics", _sequences(base, plan.length), epochs=100)
     rounds = _Rounds(plan)
     common.run_trainer(layout, rounds.turns)
-    return {"benchmark": "checkpoint", "where": scene.described(), **asdict(plan), **rounds.result()}
+    return {"benchmark": "checkpoint", "where": where, **asdict(plan), **rounds.result()}
 
 
 def _sequences(base: Path, length: int) -> list[Packed]:
@@ -101,7 +101,7 @@ class _Rounds:
         self.plan = plan
         self.bytes = 0
         self.first_copy = 0.0
-        self.found: list[dict[str, float]] = []
+        self.rounds: common.Rounds[dict[str, float]] = common.Rounds(plan.rounds)
 
     def turns(self, trainer: Trainer) -> Generator[None]:
         """The plan of the trainer: see `common.Turns`."""
@@ -114,8 +114,8 @@ class _Rounds:
         trainer.saver.wait()
         self.bytes = sum(path.stat().st_size for path in trainer.layout.checkpoints()[-1][1].iterdir())
         yield
-        for _ in range(self.plan.rounds):
-            self.found.append((yield from self._round(trainer)))
+        for hand_in in self.rounds:
+            hand_in((yield from self._round(trainer)))
 
     def _round(self, trainer: Trainer) -> Generator[None, None, dict[str, float]]:
         quiet = yield from self._quiet()
@@ -155,8 +155,10 @@ class _Rounds:
 
     def result(self) -> dict[str, Any]:
         """Spreads over the rounds, and the rounds themselves."""
-        spreads = {name: common.spread([one[name] for one in self.found]) for name in self.found[0]}
-        return {"checkpoint_bytes": self.bytes, "first_copy": self.first_copy, **spreads}
+        kept = self.rounds.kept
+        spreads = {name: common.spread([one[name] for one in kept]) for name in kept[0]}
+        counted = {"counted": self.rounds.described()}
+        return {**counted, "checkpoint_bytes": self.bytes, "first_copy": self.first_copy, **spreads}
 
 
 def show(result: dict[str, Any]) -> str:
@@ -176,8 +178,8 @@ def show(result: dict[str, Any]) -> str:
     size = result["checkpoint_bytes"] / 1e9
     return (
         f"{common.heading(result['where'])}\n\n{result['method']}, a checkpoint of {size:.2f} GB: median (quartiles) "
-        f"of {result['rounds']} saves. Goal for the first line: at most {GOAL}. The very first copy, which also makes "
-        f"the buffer, took {result['first_copy']:.2f} s.\n\n{common.table(['', ''], rows)}"
+        f"of {common.told(result['counted'])} Goal for the first line: at most {GOAL}. The very first copy, which "
+        f"also makes the buffer, took {result['first_copy']:.2f} s.\n\n{common.table(['', ''], rows)}"
     )
 
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 # Before any Hugging Face library is imported: nothing here needs the network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -38,6 +38,9 @@ REPOSITORY = Path(__file__).parents[1]
 OUT = REPOSITORY / "out" / "benchmarks"
 EOS = 258
 PACKAGES = ("nightschool", "torch", "transformers", "peft", "accelerate", "safetensors", "pyarrow", "numpy")
+CALM = 0.1
+"""Cores that other programs may use in a round that counts."""
+T = TypeVar("T")
 
 
 def parser(name: str, about: str) -> argparse.ArgumentParser:
@@ -197,39 +200,63 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(padded)
 
 
-class Scene:
-    """Where, when and with what something is measured, and how much others used the machine meanwhile."""
+class Rounds(Generic[T]):
+    """Collects rounds until enough of them were left alone by other programs, or three times as many are done.
 
-    def __init__(self) -> None:
-        self._load = os.getloadavg()[0]
-        self._began = time.monotonic()
-        self._busy, self._own = _busy_seconds(), time.process_time()
+    Kept are the calmest, as the kernel's account of other programs' processor time says; never by what they gave.
+    """
+
+    def __init__(self, wanted: int) -> None:
+        self.wanted = wanted
+        self._found: list[tuple[float, T]] = []
+
+    @property
+    def done(self) -> int:
+        """Rounds so far, kept or not."""
+        return len(self._found)
+
+    def __iter__(self) -> Iterator[Callable[[T], None]]:
+        """For each round, a function to hand its result to."""
+        while self.done < 3 * self.wanted and sum(others < CALM for others, _ in self._found) < self.wanted:
+            began, used = time.monotonic(), _foreign_seconds()
+            results: list[T] = []
+            yield results.append
+            others = (_foreign_seconds() - used) / max(time.monotonic() - began, 1e-9)
+            self._found += [(others, result) for result in results]
+
+    @property
+    def kept(self) -> list[T]:
+        """Results of the calmest rounds, in the order in which they were done."""
+        limit = sorted(others for others, _ in self._found)[: self.wanted][-1]
+        return [result for others, result in self._found if others <= limit][: self.wanted]
 
     def described(self) -> dict[str, Any]:
-        """All of it, at the end of the measurement; plain JSON values."""
-        seconds = time.monotonic() - self._began
-        others = (_busy_seconds() - self._busy) - (time.process_time() - self._own)
-        return {
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "processor": _processor(),
-            "cores": len(os.sched_getaffinity(0)),
-            "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
-            "system": platform.platform(),
-            "python": platform.python_version(),
-            "sqlite": sqlite3.sqlite_version,
-            "threads": torch.get_num_threads(),
-            "versions": {package: version(package) for package in PACKAGES},
-            "seconds": round(seconds, 1),
-            "load_before": round(self._load, 2),
-            "others_cores": round(max(0.0, others) / max(seconds, 1e-9), 2),
-        }
+        """How many rounds there were, and how many cores others used in the busiest one that is kept."""
+        limit = sorted(others for others, _ in self._found)[: self.wanted][-1]
+        return {"rounds": len(self.kept), "rounds_done": self.done, "others_cores": round(max(0.0, limit), 2)}
 
 
-def _busy_seconds() -> float:
-    """Processor seconds that anything on this machine has used since it started, the kernel's own among them."""
+def _foreign_seconds() -> float:
+    """Processor seconds of other programs and of other virtual machines; not of the kernel, which works for us too."""
     fields = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:]
-    user, nice, system, _, _, irq, softirq, steal = (int(field) for field in fields[:8])
-    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+    user, nice, steal = (int(fields[at]) for at in (0, 1, 7))
+    own = os.times()
+    return (user + nice + steal) / os.sysconf("SC_CLK_TCK") - own.user - own.children_user
+
+
+def machine() -> dict[str, Any]:
+    """Where, when and with what something is measured; plain JSON values."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "sqlite": sqlite3.sqlite_version,
+        "threads": torch.get_num_threads(),
+        "versions": {package: version(package) for package in PACKAGES},
+    }
 
 
 def _processor() -> str:
@@ -240,12 +267,21 @@ def _processor() -> str:
 
 
 def heading(where: dict[str, Any]) -> str:
-    """Machine, versions and date in a few lines."""
+    """Machine, versions and date in two lines."""
     versions = ", ".join(f"{name} {number}" for name, number in where["versions"].items())
     return (
         f"{where['date']} · {where['processor']}, {where['cores']} cores, {where['memory_gb']} GB · torch threads: "
-        f"{where['threads']}\nPython {where['python']}, SQLite {where['sqlite']}, {versions}\n"
-        f"Took {where['seconds']:.0f} s, while other programs and the kernel used {where['others_cores']:.2f} cores."
+        f"{where['threads']}\nPython {where['python']}, SQLite {where['sqlite']}, {versions}"
+    )
+
+
+def told(rounds: dict[str, Any]) -> str:
+    """What `Rounds.described` says, as a sentence; loud where the machine was never left alone."""
+    busy = rounds["others_cores"] >= CALM
+    return (
+        f"{rounds['rounds']} of {rounds['rounds_done']} rounds, the calmest; other programs used up to "
+        f"{rounds['others_cores']:.2f} cores in them."
+        + (" THAT IS TOO MUCH: measure again when the machine is quiet." if busy else "")
     )
 
 

@@ -91,7 +91,7 @@ class Run:
 def measure(plan: Plan, folder: Path) -> dict[str, Any]:
     """Train every recipe with every seed; returns what `write` stores."""
     torch.set_num_threads(plan.threads)
-    scene = common.Scene()
+    where = common.machine()
     by_recipe: dict[str, list[Run]] = {name: [] for name in RECIPES}
     base = folder / "base"
     if plan.method == "lora":
@@ -107,7 +107,7 @@ def measure(plan: Plan, folder: Path) -> dict[str, Any]:
         for name in RECIPES:
             by_recipe[name].append(runs[name])
     return {
-        "benchmark": "continuity", "where": scene.described(), **asdict(plan),
+        "benchmark": "continuity", "where": where, **asdict(plan),
         "recipes": {name: _summary(runs) for name, runs in by_recipe.items()},
     }  # fmt: skip
 

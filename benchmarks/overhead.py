@@ -12,7 +12,8 @@ In one process, on the same base model with the same LoRA, these take turns of a
     Trainer       transformers' Trainer on the same rows, padded as DataCollatorForLanguageModeling does by default
 
 Useful tokens are label tokens: padding and each row's first token are none. nightschool is compared, round by round,
-with the mean of the two bare turns between which it runs; the table has the median and the quartiles of all rounds.
+with the mean of the two bare turns between which it runs; the table has the median and the quartiles of the rounds in
+which other programs left the machine alone.
 """
 
 from __future__ import annotations
@@ -79,16 +80,16 @@ CASES = (
     Case("200 ms", hidden=256, layers=4, length=256, cells=1, per_cell=2, steps=10),
     Case("8 cells of 20 ms", hidden=128, layers=2, length=256, cells=8, per_cell=1, steps=12),
 )
-FULL = Plan(CASES, rounds=15)
+FULL = Plan(CASES, rounds=12)
 QUICK = Plan(tuple(replace(case, steps=max(2, case.steps // 5)) for case in CASES), rounds=3)
 
 
 def measure(plan: Plan, folder: Path) -> dict[str, Any]:
     """Run every case; returns what `write` stores."""
     torch.set_num_threads(plan.threads)
-    scene = common.Scene()
+    where = common.machine()
     cases = [_measure(case, plan, folder / f"case-{number}") for number, case in enumerate(plan.cases)]
-    return {"benchmark": "overhead", "where": scene.described(), "rounds": plan.rounds, "cases": cases}
+    return {"benchmark": "overhead", "where": where, "cases": cases}
 
 
 def _measure(case: Case, plan: Plan, folder: Path) -> dict[str, Any]:
@@ -101,7 +102,7 @@ def _measure(case: Case, plan: Plan, folder: Path) -> dict[str, Any]:
     )  # fmt: skip
     rows = _rows(base, case.length, plan.passages)
     sequences = packing.sequences(rows, case.length, packing=True)
-    needed = (plan.rounds + 2) * case.steps * batch_size
+    needed = (3 * plan.rounds + 2) * case.steps * batch_size
     common.add_file(layout, "topics", sequences, epochs=1 + needed // len(sequences))
 
     settings = load_settings(layout.settings_file)
@@ -212,34 +213,36 @@ class _Contest:
 
     def __init__(self, case: Case, rounds: int, bare: _Bare, again: _Bare, rival: _Rival) -> None:
         self.case = case
-        self.rounds = rounds
         self.bare, self.again, self.rival = bare, again, rival
-        self.found: dict[str, list[_Turn]] = {name: [] for name in NAMES}
+        self.rounds: common.Rounds[dict[str, _Turn]] = common.Rounds(rounds)
 
     def turns(self, trainer: Trainer) -> Generator[None]:
-        """The plan of the trainer: see `common.Turns`. The first round only warms up."""
-        for number in range(self.rounds + 1):
-            steps = self._next(trainer)
-            labels = sum(one.label_tokens for cells in steps for one in cells)
-            # Whoever comes second finds another machine than the first: the order turns round by round.
-            for name in NAMES if number % 2 else NAMES[::-1]:
-                torch.use_deterministic_algorithms(name == "nightschool")
-                wall, cpu = time.perf_counter(), time.process_time()
-                if name == "Trainer":
-                    turn = self.rival.run(number)
-                else:
-                    if name == "nightschool":
-                        for _ in steps:
-                            yield
-                        trainer.recorder.flush()
-                    else:
-                        (self.bare if name == "bare" else self.again).run(steps)
-                    turn = _Turn(time.perf_counter() - wall, time.process_time() - cpu, labels)
-                if name == "nightschool":
-                    self._check_recorded(trainer, labels)
-                if number:
-                    self.found[name].append(turn)
+        """The plan of the trainer: see `common.Turns`. One round goes before all others to warm up."""
+        yield from self._round(trainer)
+        for hand_in in self.rounds:
+            hand_in((yield from self._round(trainer)))
         torch.use_deterministic_algorithms(True)
+
+    def _round(self, trainer: Trainer) -> Generator[None, None, dict[str, _Turn]]:
+        steps = self._next(trainer)
+        labels = sum(one.label_tokens for cells in steps for one in cells)
+        found: dict[str, _Turn] = {}
+        # Whoever comes second finds another machine than the first: the order turns round by round.
+        for name in NAMES if self.rounds.done % 2 else NAMES[::-1]:
+            torch.use_deterministic_algorithms(name == "nightschool")
+            if name == "Trainer":
+                found[name] = self.rival.run(self.rounds.done)
+                continue
+            wall, cpu = time.perf_counter(), time.process_time()
+            if name == "nightschool":
+                for _ in steps:
+                    yield
+                trainer.recorder.flush()
+            else:
+                (self.bare if name == "bare" else self.again).run(steps)
+            found[name] = _Turn(time.perf_counter() - wall, time.process_time() - cpu, labels)
+        self._check_recorded(trainer, labels)
+        return found
 
     def _check_recorded(self, trainer: Trainer, labels: int) -> None:
         """The turn trained on the batches that the bare loops get, and every step of it is in the ledger."""
@@ -266,14 +269,16 @@ class _Contest:
         return steps
 
     def result(self) -> dict[str, Any]:
-        """Speeds and ratios of all rounds."""
-        turns = list(zip(*(self.found[name] for name in NAMES), strict=True))
+        """Speeds and ratios of the rounds that count."""
+        kept = self.rounds.kept
+        turns = [tuple(found[name] for name in NAMES) for found in kept]
         per_step = 1000 / self.case.steps
         return {
             **asdict(self.case),
+            "counted": self.rounds.described(),
             "label_tokens_per_step": statistics.median(bare.labels / self.case.steps for bare, *_ in turns),
             "bare_ms_per_step": common.spread([bare.wall * per_step for bare, *_ in turns]),
-            "tokens_per_second": {name: common.spread([turn.speed for turn in self.found[name]]) for name in NAMES},
+            "tokens_per_second": {name: common.spread([found[name].speed for found in kept]) for name in NAMES},
             "ratios": {
                 "nightschool / bare": common.spread([(a.wall + b.wall) / 2 / ours.wall for a, ours, b, _ in turns]),
                 "processor time": common.spread([(a.cpu + b.cpu) / 2 / ours.cpu for a, ours, b, _ in turns]),
@@ -293,9 +298,10 @@ def show(result: dict[str, Any]) -> str:
         shown = [common.shown(ratios[name]) for name in list(ratios)[:3]]
         beside = common.shown(ratios["nightschool / Trainer"], 2)
         rows.append([case["name"], common.shown(case["bare_ms_per_step"], 1), *shown, beside])
+    counted = "\n".join(f"Step of {case['name']}: {common.told(case['counted'])}" for case in result["cases"])
     return (
-        f"{common.heading(result['where'])}\n\nUseful tokens per second, as ratios: median (quartiles) of "
-        f"{result['rounds']} rounds. Goal for nightschool / bare: at least {GOAL}.\n\n{common.table(head, rows)}"
+        f"{common.heading(result['where'])}\n\nUseful tokens per second, as ratios: median (quartiles). Goal for "
+        f"nightschool / bare: at least {GOAL}.\n\n{common.table(head, rows)}\n\n{counted}"
     )
 
 

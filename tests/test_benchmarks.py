@@ -95,6 +95,36 @@ def test_continuity_draws_recipes_that_leave_files_out(tmp_path: Path) -> None:
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
+def test_rounds_that_others_disturbed_are_left_out_whatever_they_gave(monkeypatch: pytest.MonkeyPatch) -> None:
+    others = {"first": 0.0, "second": 50.0, "third": 0.0, "fourth": 0.0}
+    used = 0.0
+    monkeypatch.setattr(common, "_foreign_seconds", lambda: used)
+    clock = iter(range(100))
+    monkeypatch.setattr(common.time, "monotonic", lambda: next(clock) * 100.0)
+    rounds: common.Rounds[str] = common.Rounds(3)
+    for hand_in, (name, seconds) in zip(rounds, others.items(), strict=True):
+        used += seconds
+        hand_in(name)
+    assert rounds.kept == ["first", "third", "fourth"]
+    assert rounds.described() == {"rounds": 3, "rounds_done": 4, "others_cores": 0.0}
+
+
+def test_on_a_machine_that_is_never_quiet_the_calmest_rounds_count_and_it_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    used = 0.0
+    monkeypatch.setattr(common, "_foreign_seconds", lambda: used)
+    clock = iter(range(100))
+    monkeypatch.setattr(common.time, "monotonic", lambda: next(clock) * 100.0)
+    rounds: common.Rounds[int] = common.Rounds(1)
+    for number, hand_in in enumerate(rounds):
+        used += (90.0, 40.0, 60.0)[number]
+        hand_in(number)
+    assert rounds.kept == [1]
+    assert rounds.described() == {"rounds": 1, "rounds_done": 3, "others_cores": 0.4}
+    assert "TOO MUCH" in common.told(rounds.described())
+
+
 def test_a_spread_is_the_median_and_the_quartiles() -> None:
     found = common.spread([1.0, 2.0, 3.0, 4.0, 100.0])
     assert (found["low"], found["median"], found["high"]) == (2.0, 3.0, 4.0)
