@@ -104,6 +104,7 @@ def workspace(root: Path, base: Path, threads: int, **sections: dict[str, Any]) 
         "model": {"name": str(base), "device": "cpu"},
         "numerics": {"threads": threads},
         "checkpoints": {"save_steps": 10**9, "save_minutes": 1e6, "save_total_limit": 2},
+        "inbox": {"gather_rows": 0},
     }
     for section, content in sections.items():
         values[section] = {**values.get(section, {}), **content}

@@ -2,7 +2,7 @@
 
     python -m benchmarks.overhead [--quick] [--threads N]
 
-In one process, on the same base model with the same LoRA, these take turns of a few seconds each, over and over:
+In one process, on the same base model with the same LoRA, these take turns of about a second each, over and over:
 
     nightschool   the real trainer: cells from Arrow, seeds, loss, clipping, AdamW, step rows into the ledger with all
                   their fsyncs (each turn ends with a flush, which counts), deterministic kernels; no save in a turn
@@ -22,6 +22,7 @@ import random
 import statistics
 import time
 from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from nightschool.intake import packing
 from nightschool.intake.tokenise import Encoded
 from nightschool.settings import load_settings
 from nightschool.training import batch, model
+from nightschool.training.data import EntryData
 from nightschool.training.trainer import Trainer
 
 NAMES = ("bare", "nightschool", "bare again", "Trainer")
@@ -76,11 +78,11 @@ class Plan:
 
 
 CASES = (
-    Case("20 ms", hidden=128, layers=2, length=256, cells=1, per_cell=1, steps=100),
-    Case("200 ms", hidden=256, layers=4, length=256, cells=1, per_cell=2, steps=10),
-    Case("8 cells of 20 ms", hidden=128, layers=2, length=256, cells=8, per_cell=1, steps=12),
+    Case("20 ms", hidden=128, layers=2, length=256, cells=1, per_cell=1, steps=50),
+    Case("200 ms", hidden=256, layers=4, length=256, cells=1, per_cell=2, steps=8),
+    Case("8 cells of 20 ms", hidden=128, layers=2, length=256, cells=8, per_cell=1, steps=7),
 )
-FULL = Plan(CASES, rounds=12)
+FULL = Plan(CASES, rounds=30)
 QUICK = Plan(tuple(replace(case, steps=max(2, case.steps // 5)) for case in CASES), rounds=3)
 
 
@@ -259,12 +261,12 @@ class _Contest:
         assert place is not None
         entry = trainer.loop.entries[place.index]
         steps = []
-        with trainer._open_data(entry) as reader:
+        with closing(EntryData(entry, trainer._open_file)) as data:
             for local in range(place.local, place.local + self.case.steps):
                 numbers = curriculum.step_sequences(trainer.loop.seed, entry, local)
                 cells: list[batch.Batch] = []
                 for _, members in curriculum.cells(numbers, self.case.per_cell):
-                    cells += batch.collate([reader.sequence(n)[:3] for n in members], "cpu", True, 256, False)
+                    cells += batch.collate([data.sequence(n)[:3] for n in members], "cpu", True, 256, False)
                 steps.append(cells)
         return steps
 

@@ -177,7 +177,7 @@ def test_losses_are_one_curve_over_all_files(workspace: Workspace) -> None:
     with workspace.ledger() as ledger:
         ledger.files.arrive([Arrival("a.jsonl", "/a"), Arrival("b.jsonl", "/b")])
         for file in (1, 2):
-            ledger.entries.append(file, "digest", 3, "{}", 3)
+            ledger.entries.append([(file, "digest", 3)], "{}", 3)
         ledger.steps.record([StepRow(s, (s - 1) // 3, 5.0 - s, 1e-4, 1.0, 10, 9, 0.1) for s in range(1, 7)])
     found = list(workspace.losses())
     assert [(loss.step, loss.loss, loss.file) for loss in found] == [

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import checkpoint, common, continuity, overhead
+from benchmarks import checkpoint, common, continuity, overhead, packing
 
 CASE = overhead.Case("tiny", hidden=32, layers=1, length=32, cells=2, per_cell=2, steps=2)
 TEXT = continuity.Plan(files=3, length=32, batch=4, seeds=1, hidden=32, passages=24)
@@ -130,3 +130,12 @@ def test_a_spread_is_the_median_and_the_quartiles() -> None:
     assert (found["low"], found["median"], found["high"]) == (2.0, 3.0, 4.0)
     assert common.shown(found, 1, 10) == "30.0 (20.0–40.0)"
     assert common.spread([5.0])["low"] == 5.0
+
+
+def test_packing_compares_the_same_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(packing, "QUICK", packing.Plan(rows=60, max_length=128, median=20, tokens=300, rounds=2))
+    result = _run(packing, tmp_path, capsys)
+    assert result["ratio"]["n"] == 2
+    assert result["filled"]["packed"] > result["filled"]["padded"] > 0

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nightschool import curriculum
-from nightschool.curriculum import Entry
+from nightschool.curriculum import Entry, Part
 from nightschool.settings import canonical
 
 ROOT = "0" * 64
@@ -18,17 +18,19 @@ def recipe(**changes: object) -> str:
     return canonical({"train_batch_size": 4, "epochs": 1, "carry_optimizer": True, **changes})
 
 
-def entry(number: int, sequences: int, **changes: object) -> Entry:
-    return curriculum.whole(number, f"digest-{number}", sequences, recipe(**changes))
+def entry(number: int, *sequences: int, **changes: object) -> Entry:
+    """An entry over as many files as there are numbers of sequences."""
+    parts = [Part(10 * number + at, f"digest-{number}-{at}", count) for at, count in enumerate(sequences)]
+    return curriculum.whole(parts, recipe(**changes))
 
 
 entries = st.lists(
     st.builds(
         lambda sequences, batch, epochs: (sequences, batch, epochs),
-        st.integers(1, 60), st.integers(1, 9), st.integers(1, 3),
+        st.lists(st.integers(1, 30), min_size=1, max_size=3), st.integers(1, 9), st.integers(1, 3),
     ),
     min_size=1, max_size=6,
-).map(lambda found: [entry(i, n, train_batch_size=b, epochs=e) for i, (n, b, e) in enumerate(found)])  # fmt: skip
+).map(lambda found: [entry(i, *n, train_batch_size=b, epochs=e) for i, (n, b, e) in enumerate(found)])  # fmt: skip
 
 
 @given(entries, st.integers(0, 2**31))
@@ -88,11 +90,12 @@ def test_a_range_split_in_two_has_the_same_lineage(found: list[Entry], data: st.
     "other",
     [
         [entry(1, 9), entry(0, 8)],
-        [entry(0, 8), replace(entry(1, 9), data_digest="x")],
+        [entry(0, 8), replace(entry(1, 9), parts=(Part(10, "x", 9),))],
         [entry(0, 8), entry(1, 9, learning_rate=1.0)],
         [entry(0, 8), replace(entry(1, 9), start=1)],
+        [entry(0, 8), entry(1, 5, 4)],
     ],
-    ids=["order", "data", "recipe", "range"],
+    ids=["order", "data", "recipe", "range", "parts"],
 )
 def test_lineage_sees_every_difference(other: list[Entry]) -> None:
     here = [entry(0, 8), entry(1, 9)]
@@ -101,7 +104,18 @@ def test_lineage_sees_every_difference(other: list[Entry]) -> None:
 
 
 def test_names_and_ids_are_not_part_of_the_lineage() -> None:
-    assert curriculum.lineage(ROOT, [entry(0, 8)], 2) == curriculum.lineage(ROOT, [replace(entry(0, 8), file_id=5)], 2)
+    renamed = replace(entry(0, 8), parts=(Part(5, "digest-0-0", 8),))
+    assert curriculum.lineage(ROOT, [entry(0, 8)], 2) == curriculum.lineage(ROOT, [renamed], 2)
+
+
+def test_several_files_in_another_order_are_another_lineage() -> None:
+    here = entry(0, 3, 4)
+    assert curriculum.lineage(ROOT, [here], 2) != curriculum.lineage(ROOT, [replace(here, parts=here.parts[::-1])], 2)
+
+
+def test_f6_an_older_record_is_read() -> None:
+    old = {"recipes": [recipe()], "entries": [[7, "digest", 9, 0, 1, 3]]}
+    assert curriculum.from_record(old) == [Entry((Part(7, "digest", 9),), recipe(), 1, 3)]
 
 
 def test_the_order_is_fixed_for_ever() -> None:

@@ -6,13 +6,16 @@ Importing this module imports neither torch nor pydantic; what needs them import
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from nightschool import adding, durable
-from nightschool.errors import CheckpointError, ModelError
+from nightschool.errors import CheckpointError, DataError, ModelError, NightschoolError
+from nightschool.forecast import Queue, read_queue
+from nightschool.intake import sidecar
+from nightschool.intake.glance import Glance, glance
 from nightschool.ledger import HIGH, LOW, NORMAL, Arrival, CheckpointRow, FileRow, Ledger
 from nightschool.status import Status, read_status
 from nightschool.workspace import Layout, find_workspace
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 
 Priority = Literal["high", "normal", "low"]
 PRIORITIES: dict[str, int] = {"high": HIGH, "normal": NORMAL, "low": LOW}
+LOOKED_AT = 50
+"""Files of one `add` whose beginnings are looked at."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,15 @@ class Loss:
     grad_norm: float
     tokens: int
     file: str | None
+
+
+@dataclass(frozen=True)
+class Added:
+    """A file that was added: its id, its name, and what its beginning says; None where too many came to look at all."""
+
+    id: int
+    name: str
+    glance: Glance | None
 
 
 class Workspace:
@@ -104,8 +118,11 @@ class Workspace:
         epochs: int | None = None,
         again: bool = False,
         name: str | None = None,
+        columns: Mapping[str, str] | None = None,
     ) -> int:
         """Hand over one data file, or rows, to be learned; returns its id once the bytes are safe.
+
+        Settings beside a file (NAME.toml) are taken with it; what is given here counts over them.
 
         Args:
             data: path of a file; or rows as dicts (`{"text": ...}`, `{"messages": [...]}`, `{"prompt", "completion"}`),
@@ -114,19 +131,39 @@ class Workspace:
             epochs: passes over this file, instead of `training.epochs`.
             again: train it also if the same bytes were learned before.
             name: what to call it; the file's name, or one made from the time, if not given.
+            columns: names of its columns where they differ, ours first: {"prompt": "ask"}.
 
         Raises:
             DataError: no plain readable file, or a row that is no JSON object.
             StorageError: the disk refuses; nothing was added.
         """
+        options = _options(epochs, again, columns)
         if isinstance(data, str | os.PathLike):
-            return self._add([(Path(data), name)], priority, epochs, again)[0]
+            offered = adding.single(Path(data), name)
+            return self._add([offered], priority, options)[0].id
         chosen = name or f"rows-{_utc_now():%Y%m%d-%H%M%S}-{os.urandom(2).hex()}"
         if not Path(chosen).suffix:
             chosen += ".jsonl"
         with adding.scratch(self.layout) as folder:
             adding.write_rows(folder / "rows", data)
-            return self._add([(folder / "rows", chosen)], priority, epochs, again)[0]
+            return self._add([adding.Offered(folder / "rows", adding.checked_name(chosen))], priority, options)[0].id
+
+    def add_stream(
+        self,
+        stream: BinaryIO,
+        *,
+        priority: Priority = "normal",
+        epochs: int | None = None,
+        again: bool = False,
+        name: str | None = None,
+        columns: Mapping[str, str] | None = None,
+    ) -> Added:
+        """Hand over the bytes of an open binary stream, read to its end, as one file; see `add`."""
+        chosen = adding.checked_name(name or f"stdin-{_utc_now():%Y%m%d-%H%M%S}.jsonl")
+        options = _options(epochs, again, columns)
+        with adding.scratch(self.layout) as folder:
+            place = adding.keep_stream(folder, stream)
+            return self._add([adding.Offered(place, chosen)], priority, options)[0]
 
     def add_files(
         self,
@@ -135,36 +172,72 @@ class Workspace:
         priority: Priority = "normal",
         epochs: int | None = None,
         again: bool = False,
-    ) -> list[int]:
-        """Hand over several files as one arrival: all of them, or after an error none. See `add`."""
-        return self._add([(Path(path), None) for path in paths], priority, epochs, again)
+        columns: Mapping[str, str] | None = None,
+        name: str | None = None,
+        left_out: Callable[[Path, str], Any] | None = None,
+    ) -> list[Added]:
+        """Hand over files, all files in folders, and those that patterns name, as one arrival.
 
-    def _add(self, files: list[tuple[Path, str | None]], priority: str, epochs: int | None, again: bool) -> list[int]:
+        All of them are added, or after an error none. See `add`.
+
+        Args:
+            paths: files; folders, with all that is in them; patterns like `data/**/*.jsonl`.
+            priority, epochs, again, columns: as of `add`, for each of them.
+            name: what to call it, where it is one.
+            left_out: called with each item in a folder that is no data file, and why.
+        """
+        options = _options(epochs, again, columns)
+        offer = adding.offer(paths)
+        if left_out is not None:
+            for path, why in offer.left_out:
+                left_out(path, why)
+        if name is not None:
+            if len(offer.files) > 1:
+                raise DataError(f"A name is for one file, and these are {len(offer.files)}.")
+            return self._add([replace(offer.files[0], name=adding.checked_name(name))], priority, options)
+        return self._add(offer.files, priority, options)
+
+    def _add(self, files: Sequence[adding.Offered], priority: str, options: dict[str, Any]) -> list[Added]:
         if priority not in PRIORITIES:
             raise ValueError(f"priority is one of {', '.join(PRIORITIES)}, not {priority!r}")
-        if epochs is not None and epochs < 1:
-            raise ValueError(f"epochs is at least 1, not {epochs}")
-        options: dict[str, Any] = {}
-        if epochs is not None:
-            options["epochs"] = epochs
-        if again:
-            options["again"] = True
         # Everything is looked at before anything is copied.
-        checked = [(adding.plain_file(path), adding.checked_name(name or path.name)) for path, name in files]
-        kept: list[Path] = []
+        own = [
+            sidecar.merged(sidecar.read(file.settings, file.name) if file.settings else {}, options) for file in files
+        ]
+        labels: list[str] = []
+        arrival = os.urandom(8).hex()
         try:
-            arrivals = []
-            arrival = os.urandom(8).hex()
-            for number, (source, name) in enumerate(checked):
+            arrivals, looks = [], []
+            for number, file in enumerate(files):
                 # Files of one name are queued by where they lie: in the order they were given.
-                kept.append(adding.keep(self.layout, source, f"{arrival}-{number:06d}"))
-                arrivals.append(Arrival(name, kept[-1], PRIORITIES[priority], options))
+                labels.append(f"{arrival}-{number:06d}")
+                kept = adding.keep(self.layout, file.path, labels[-1])
+                if file.settings is not None:
+                    adding.keep(self.layout, file.settings, labels[-1] + sidecar.ENDING)
+                arrivals.append(Arrival(file.name, kept, PRIORITIES[priority], options, kept.stat().st_size))
+                looks.append(self._look(kept, file.name, own[number]) if number < LOOKED_AT else None)
             with self.ledger() as ledger:
-                return ledger.files.arrive(arrivals)
+                ids = ledger.files.arrive(arrivals)
         except BaseException:
-            for path in kept:
-                durable.remove_file(path)
+            for label in labels:
+                adding.forget(self.layout, label)
             raise
+        return [Added(id, file.name, look) for id, file, look in zip(ids, files, looks, strict=True)]
+
+    def _look(self, path: Path, name: str, options: dict[str, Any]) -> Glance:
+        try:
+            columns = self.settings.inbox.columns
+        except NightschoolError:
+            columns = {}  # the machine will say so; the bytes are safe all the same
+        return glance(path, name, {**columns, **(options.get("columns") or {})})
+
+    def queue(self, limit: int = 50) -> Queue:
+        """What waits to be learned, the first `limit` files of it, and how long all of it takes.
+
+        Raises:
+            WorkspaceError, StorageError: the ledger is not there or cannot be read.
+        """
+        return read_queue(self.layout, limit)
 
     def status(self) -> Status:
         """What the machine is doing, read in a few milliseconds.
@@ -276,9 +349,16 @@ class Workspace:
         raise CheckpointError(f"{current} holds no model yet: nothing has been saved. `nightschool status` says why.")
 
 
+def _options(epochs: int | None, again: bool, columns: Mapping[str, str] | None) -> dict[str, Any]:
+    """A file's own settings, checked."""
+    if epochs is not None and epochs < 1:
+        raise ValueError(f"epochs is at least 1, not {epochs}")
+    return sidecar.checked({"epochs": epochs, "again": again or None, "columns": columns}, "add")
+
+
 def _name_of(ledger: Ledger, position: int) -> str | None:
     try:
-        return ledger.files.get(ledger.entries.get(position).file_id).name
+        return ledger.called(ledger.entries.get(position).file_ids)
     except KeyError:
         return None
 

@@ -16,6 +16,7 @@ from typing import Literal
 from nightschool import basemodel, durable
 from nightschool.creation import check_model
 from nightschool.errors import NightschoolError
+from nightschool.intake.worker import size_below
 from nightschool.ledger import Ledger
 from nightschool.settings import Settings, load_settings
 from nightschool.words import in_bytes
@@ -57,6 +58,7 @@ def examine(find: Callable[[], Layout]) -> Iterator[Finding]:
     yield Finding("settings", "good", f"{layout.settings_file.name} is well-formed")
     yield from model(settings)
     yield from room(layout, settings)
+    yield from prepared(layout)
 
 
 def machine() -> Iterator[Finding]:
@@ -227,6 +229,12 @@ def room(layout: Layout, settings: Settings) -> Iterator[Finding]:
         yield Finding("disk", "note", found, "It will be full soon: archive and prepared files grow too.")
     else:
         yield Finding("disk", "good", found)
+
+
+def prepared(layout: Layout) -> Iterator[Finding]:
+    """How much room the tokenised data takes."""
+    size = size_below(layout.prepared)
+    yield Finding("prepared", "good", f"{in_bytes(size)} of tokenised data; what no file needs any more goes by itself")
 
 
 def checkpoint_bytes(layout: Layout, settings: Settings) -> tuple[int, str]:

@@ -14,26 +14,36 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 
-@dataclass(frozen=True)
-class Entry:
-    """The local steps [start, stop) of training on one prepared data file.
+class Part(NamedTuple):
+    """One prepared data file in an entry.
 
     Attributes:
         file_id: the data file, for people; not part of the lineage.
         data_digest: digest of the prepared data.
         sequences: number of sequences in it.
-        recipe: canonical JSON of the settings frozen when the entry began; hashed as these very characters.
-        start, stop: range of local steps.
     """
 
     file_id: int
     data_digest: str
     sequences: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The local steps [start, stop) of training on one prepared data file, or on several small ones together.
+
+    Attributes:
+        parts: the files; their sequences are numbered through in this order.
+        recipe: canonical JSON of the settings frozen when the entry began; hashed as these very characters.
+        start, stop: range of local steps.
+    """
+
+    parts: tuple[Part, ...]
     recipe: str
     start: int
     stop: int
@@ -43,6 +53,22 @@ class Entry:
         """The recipe, parsed."""
         return json.loads(self.recipe)
 
+    @cached_property
+    def data_digest(self) -> str:
+        """What stands for the data in the lineage: the file's own digest; of several, a hash over theirs in order."""
+        digests = [part.data_digest for part in self.parts]
+        return digests[0] if len(digests) == 1 else hashlib.sha256("/".join(digests).encode()).hexdigest()
+
+    @cached_property
+    def sequences(self) -> int:
+        """Sequences of all parts."""
+        return sum(part.sequences for part in self.parts)
+
+    @property
+    def file_ids(self) -> tuple[int, ...]:
+        """The data files."""
+        return tuple(part.file_id for part in self.parts)
+
     @property
     def steps(self) -> int:
         """Steps in the range."""
@@ -50,12 +76,12 @@ class Entry:
 
     @property
     def length(self) -> int:
-        """Steps the whole file takes."""
+        """Steps the whole of the files takes."""
         return full_length(self.sequences, self.settings["train_batch_size"], self.settings["epochs"])
 
-    def key(self) -> tuple[str, str, int]:
+    def key(self) -> tuple[tuple[Part, ...], str]:
         """What two ranges of the same training have in common."""
-        return (self.data_digest, self.recipe, self.file_id)
+        return (self.parts, self.recipe)
 
 
 @dataclass(frozen=True)
@@ -71,9 +97,9 @@ def full_length(sequences: int, train_batch_size: int, epochs: int) -> int:
     return epochs * -(-sequences // train_batch_size)
 
 
-def whole(file_id: int, data_digest: str, sequences: int, recipe: str) -> Entry:
-    """The entry that trains all of a prepared file."""
-    entry = Entry(file_id, data_digest, sequences, recipe, 0, 0)
+def whole(parts: Iterable[Part], recipe: str) -> Entry:
+    """The entry that trains all of these prepared files."""
+    entry = Entry(tuple(parts), recipe, 0, 0)
     return replace(entry, stop=entry.length)
 
 
@@ -196,7 +222,7 @@ def to_record(entries: Sequence[Entry]) -> dict[str, Any]:
     number = {recipe: at for at, recipe in enumerate(recipes)}
     return {
         "recipes": recipes,
-        "entries": [[e.file_id, e.data_digest, e.sequences, number[e.recipe], e.start, e.stop] for e in entries],
+        "entries": [[[list(part) for part in e.parts], number[e.recipe], e.start, e.stop] for e in entries],
     }
 
 
@@ -208,6 +234,15 @@ def from_record(record: dict[str, Any]) -> list[Entry]:
     """
     try:
         recipes = record["recipes"]
-        return [Entry(f, d, n, recipes[r], start, stop) for f, d, n, r, start, stop in record["entries"]]
+        return [_entry(recipes, *row) for row in record["entries"]]
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(f"no curriculum: {error}") from None
+
+
+def _entry(recipes: Sequence[str], *row: Any) -> Entry:
+    if len(row) == 6:  # format 1: one file to an entry
+        parts, rest = [row[:3]], row[3:]
+    else:
+        parts, rest = row[0], row[1:]
+    recipe, start, stop = rest
+    return Entry(tuple(Part(*part) for part in parts), recipes[recipe], start, stop)

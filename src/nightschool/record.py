@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from nightschool import curriculum
-from nightschool.curriculum import Entry
+from nightschool.curriculum import Entry, Part
 from nightschool.errors import CheckpointError
 from nightschool.ledger import Ledger
 from nightschool.settings import canonical
 
-FORMAT = 1
+FORMAT = 2
+"""1: every entry over one file. 2: over one or several."""
 RECORD = "nightschool.json"
 
 
@@ -80,8 +81,7 @@ def root_digest(root: dict[str, Any]) -> str:
 def entries_of(ledger: Ledger) -> list[Entry]:
     """The curriculum as the ledger has it."""
     return [
-        Entry(row.file_id, row.data_digest, row.sequences, row.recipe, row.start, row.stop)
-        for row in ledger.entries.all()
+        Entry(tuple(Part(*part) for part in row.parts), row.recipe, row.start, row.stop) for row in ledger.entries.all()
     ]
 
 

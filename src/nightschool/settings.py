@@ -11,7 +11,7 @@ import difflib
 import json
 import os
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -100,8 +100,21 @@ class DataSettings(_Section):
     loss_on: Literal["assistant", "all"] = _setting(
         "entry", "Tokens of a chat that are learned: those of the assistant, or all.", default="assistant"
     )
-    overflow: Literal["auto", "split", "truncate"] = _setting(
-        "entry", "Rows over max_length. auto: plain text is split, chats are truncated.", default="auto"
+    overflow: Literal["auto", "split", "truncate", "reject"] = _setting(
+        "entry",
+        "Rows over max_length. auto: plain text is split, chats are truncated. reject: they are bad rows.",
+        default="auto",
+    )
+    holdout: float = _setting(
+        "entry",
+        "Share of a file's rows that is never trained on, to measure what it taught: at most 64 rows, none of a file "
+        "with under 100. 0: all are trained on.",
+        default=0.01,
+        ge=0,
+        le=0.5,
+    )
+    holdout_seconds: float = _setting(
+        "operational", "Time for one measurement on such rows, at most. 0: none is made.", default=30, ge=0
     )
     max_bad_rows: float = _setting(
         "entry", "Share of unusable rows up to which the rest of a file is still learned.", default=0.2, ge=0, le=1
@@ -115,6 +128,15 @@ class InboxSettings(_Section):
         "operational", "A file that is being copied must have rested this long.", default=5.0, ge=0
     )
     rescan_seconds: float = _setting("operational", "The inbox is looked at this often.", default=5.0, gt=0)
+    gather_rows: int = _setting(
+        "operational",
+        "Files with fewer rows that wait next to each other are trained on as one. 0: every file by itself.",
+        default=500,
+        ge=0,
+    )
+    columns: dict[str, str] = _setting(
+        "entry", 'Names of your columns where they differ, ours first: {prompt = "ask"}.', default_factory=dict
+    )
 
 
 class CheckpointSettings(_Section):
@@ -185,8 +207,8 @@ class Settings(_Section):
         """Keyword arguments for PEFT's LoraConfig: the defaults with what the user set over them."""
         return {**LORA_DEFAULTS, **self.lora}
 
-    def data_recipe(self) -> dict[str, Any]:
-        """The settings that decide which tokens a file becomes."""
+    def data_recipe(self, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The settings that decide which tokens a file becomes; `options` are the file's own (`columns`)."""
         d = self.data
         return {
             "max_length": d.max_length,
@@ -194,7 +216,9 @@ class Settings(_Section):
             "loss_on": d.loss_on,
             "overflow": d.overflow,
             "max_bad_rows": d.max_bad_rows,
+            "holdout": d.holdout,
             "chat_template_kwargs": self.model.chat_template_kwargs,
+            "columns": {**self.inbox.columns, **((options or {}).get("columns") or {})},
         }
 
     def entry_recipe(self, data_recipe: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from nightschool import durable
+from nightschool import durable, forecast
 from nightschool.ledger import CheckpointRow, Ledger
 from nightschool.workspace import Layout
 
@@ -32,6 +32,10 @@ class Status:
         paused: whether `pause` is in force.
         duplicates, set_aside: numbers of files.
         workspace: its folder.
+        steps_queued: steps that the waiting files will take, estimated where they are not prepared; None while nothing
+            is known to estimate with.
+        seconds_left: time to learn those and the rest of the file in training, at the speed measured last; None before.
+        prepared_bytes: size of the prepared data.
     """
 
     state: str
@@ -53,6 +57,9 @@ class Status:
     duplicates: int
     set_aside: int
     workspace: str
+    steps_queued: int | None
+    seconds_left: float | None
+    prepared_bytes: int
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON can hold them."""
@@ -71,6 +78,9 @@ def read_status(layout: Layout) -> Status:
         counts = ledger.files.counts()
         last = ledger.steps.last()
         newest = ledger.checkpoints.newest()
+        rates = forecast.read_rates(ledger, told)
+        waiting = forecast.work_waiting(ledger, rates)
+        everything = forecast.together(forecast.work_begun(ledger, rates, told), waiting)
         in_training = ledger.files.listing("training", limit=1) or ledger.files.listing("trained", limit=1)
     word, reason, since = _state(told.get("state") or {}, running=pid is not None)
     speed = (told.get("trainer") or {}).get("tokens_per_second") if word == "training" else None
@@ -94,6 +104,9 @@ def read_status(layout: Layout) -> Status:
         duplicates=counts["duplicate"],
         set_aside=counts["set_aside"],
         workspace=str(layout.root),
+        steps_queued=waiting.steps,
+        seconds_left=_finite(everything.seconds),
+        prepared_bytes=int((told.get("intake") or {}).get("prepared_bytes", 0)),
     )
 
 

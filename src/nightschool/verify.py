@@ -140,7 +140,7 @@ def _boundaries(ledger: Ledger, entries: list[Entry]) -> list[BoundaryReport]:
     found = []
     for position in range(1, len(entries)):
         step = curriculum.first_step(entries, position)
-        names = [ledger.files.get(entries[at].file_id).name for at in (position - 1, position)]
+        names = [ledger.called(entries[at].file_ids) for at in (position - 1, position)]
         check = checks.get(position)
         before = _mean(ledger, step - AROUND + 1, step)
         after = _mean(ledger, step + 1, step + AROUND)

@@ -108,7 +108,7 @@ def modules_of(*arguments: str) -> set[str]:
     return {name.partition(".")[0] for name in modules}
 
 
-@pytest.mark.parametrize("command", ["status", "files", "log", "checkpoints", "pause", "resume", "stop"])
+@pytest.mark.parametrize("command", ["status", "queue", "files", "log", "checkpoints", "pause", "resume", "stop"])
 def test_quick_commands_import_neither_torch_nor_anything_else_that_is_slow(layout: Layout, command: str) -> None:
     assert HEAVY & modules_of("-C", str(layout.root), command) == set()
 

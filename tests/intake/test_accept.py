@@ -6,6 +6,8 @@ import contextlib
 import errno
 import hashlib
 import os
+import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,19 @@ def test_e5_the_same_bytes_under_another_name_are_a_duplicate_that_is_named(plac
     assert (row.state, row.duplicate_of) == ("duplicate", first)
     assert "a.jsonl" in (row.reason or "")
     assert place.tree() == {f"archive/{TODAY}/a.jsonl": b"x"}
+
+
+def test_e5_control_without_the_hash_the_same_bytes_are_learned_twice(place, monkeypatch):
+    monkeypatch.setattr(place.ledger.files, "find_learnable_duplicate", lambda *_: None)
+    for name in ("a.jsonl", "b.jsonl"):
+        assert take(place, place.drop(name, b"x")) == "archived"
+
+
+def test_e6_control_with_one_name_for_both_the_second_file_finds_no_place(place, monkeypatch):
+    monkeypatch.setattr(rejected, "free", lambda *_: True)
+    take(place, place.drop("a.jsonl", b"1"))
+    with pytest.raises(StorageError, match="already taken"):
+        take(place, place.drop("a.jsonl", b"2"))
 
 
 def test_e5_with_again_the_same_bytes_are_taken_once_more(place):
@@ -111,6 +126,23 @@ def test_e3_a_file_that_changes_while_it_is_copied_is_read_again(place, monkeypa
     (number,) = place.look()
     assert take(place, number) == "archived"
     assert place.tree() == {f"archive/{TODAY}/a.jsonl": final}
+
+
+def test_e3_control_without_a_second_look_what_was_written_meanwhile_is_lost(place, monkeypatch):
+    number = place.drop("a.jsonl", b"first version")
+    source = place.layout.inbox / "a.jsonl"
+    real = durable.copy_file
+
+    def grown(one: Path, other: Path) -> durable.Copied:
+        copied = real(one, other)
+        with source.open("ab") as file:
+            file.write(b" and more")
+        return copied
+
+    monkeypatch.setattr(durable, "copy_file", grown)
+    monkeypatch.setattr(accept, "stamp", lambda _: watch.Stamp(0, 0, 0, 0))
+    assert take(place, number) == "archived"
+    assert place.tree() == {f"archive/{TODAY}/a.jsonl": b"first version"}
 
 
 def test_e3_a_file_replaced_after_it_was_copied_stays_in_the_inbox(place):
@@ -194,6 +226,14 @@ def test_a_file_found_again_after_a_crash_before_recovery_is_a_duplicate_and_no_
     assert again.tree() == {f"archive/{TODAY}/a.jsonl": b"x"}
 
 
+def test_e4_control_a_file_is_not_read_from_the_inbox_once_it_is_accepted(place):
+    """What stands in the inbox under the old name afterwards is another file."""
+    number = place.drop("a.jsonl", b"x")
+    take(place, number)
+    (place.layout.inbox / "a.jsonl").write_bytes(b"other")
+    assert (place.layout.root / (place.get(number).archive or "")).read_bytes() == b"x"
+
+
 def test_e4_a_file_removed_before_it_was_taken_is_said_to_be(place):
     number = place.drop("a.jsonl", b"x")
     (place.layout.inbox / "a.jsonl").unlink()
@@ -220,13 +260,92 @@ def test_e13_what_became_no_plain_file_is_refused_and_not_followed(place, make):
     assert os.path.lexists(path)
 
 
-@pytest.mark.parametrize("name", ["../../evil.jsonl", "/etc/evil.jsonl", "a/b.jsonl"])
-def test_e13_a_name_never_leads_out_of_the_archive(place, name):
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("../../evil.jsonl", "evil.jsonl"),
+        ("/etc/evil.jsonl", "evil.jsonl"),
+        ("a/../../../b.jsonl", "b.jsonl"),
+        ("a/./b.jsonl", "a/b.jsonl"),
+        ("a/b.jsonl", "a/b.jsonl"),
+        (".tmp-12345678", "_.tmp-12345678"),
+        (".trash-1/a", "_.trash-1/a"),
+        ("..", "file"),
+        (".", "file"),
+    ],
+)
+def test_e13_a_name_never_leads_out_of_the_archive(place, name, kept):
     source = place.layout.incoming / "one"
     source.write_bytes(b"x")
     (number,) = place.ledger.files.arrive([Arrival(name, str(source))])
     take(place, number)
-    assert place.get(number).archive == f"archive/{TODAY}/{Path(name).name}"
+    assert place.get(number).archive == f"archive/{TODAY}/{kept}"
+    place.restart()
+    accept.recover(place.layout, place.ledger)
+    assert place.tree() == {f"archive/{TODAY}/{kept}": b"x"}
+
+
+def test_e13_control_a_name_taken_as_it_is_leads_out_of_the_archive(place, monkeypatch):
+    monkeypatch.setattr(rejected, "_inside", Path)
+    source = place.layout.incoming / "one"
+    source.write_bytes(b"x")
+    (number,) = place.ledger.files.arrive([Arrival("../../inbox/evil.jsonl", str(source))])
+    take(place, number)
+    assert (place.layout.inbox / "evil.jsonl").exists()
+
+
+def nested(place: Workspace, name: str, data: bytes, arrive: bool = True, **options: Any) -> int:
+    path = place.layout.inbox / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return place.ledger.files.arrive([Arrival(name, str(path), options=options)])[0] if arrive else 0
+
+
+def test_a_file_in_a_folder_keeps_its_relative_name_in_the_archive_and_when_it_is_rejected(place):
+    good, bad = nested(place, "a/b/c.jsonl", b"1"), nested(place, "a/b/d.jsonl", b"2")
+    assert (take(place, good), take(place, bad)) == ("archived", "archived")
+    rejected.reject(place.layout, place.ledger, place.get(bad), "because")
+    tree = place.tree()
+    assert set(tree) == {
+        f"archive/{TODAY}/a/b/c.jsonl", "rejected/a/b/d.jsonl", "rejected/a/b/d.jsonl.why.txt"
+    }  # fmt: skip
+    assert place.get(bad).archive == "rejected/a/b/d.jsonl"
+
+
+@pytest.mark.parametrize("order", [["a", "a/b.jsonl"], ["a/b.jsonl", "a"]])
+def test_e6_a_file_and_a_folder_of_one_name_both_find_a_place(place, order):
+    for name in order:
+        source = place.layout.incoming / name.replace("/", "-")
+        source.write_bytes(name.encode())
+        (number,) = place.ledger.files.arrive([Arrival(name, str(source))])
+        take(place, number)
+        rejected.reject(place.layout, place.ledger, place.get(number), "because") if name != order[0] else None
+    assert {name.encode() for name in order} <= set(place.tree().values())
+    assert [row.state for row in place.rows()] == ["archived", "rejected"]
+    rejected.reject(place.layout, place.ledger, place.get(1), "because")
+    assert {name.encode() for name in order} <= set(place.tree("rejected").values())
+
+
+def test_e13_a_folder_that_became_a_link_is_not_followed(place, tmp_path):
+    number = nested(place, "a/b.jsonl", b"x")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "b.jsonl").write_bytes(b"secret")
+    (place.layout.inbox / "a").rename(tmp_path / "away")
+    (place.layout.inbox / "a").symlink_to(tmp_path / "elsewhere")
+    assert take(place, number) == "rejected"
+    assert "symbolic link" in (place.get(number).reason or "")
+    assert (tmp_path / "elsewhere" / "b.jsonl").exists()
+    assert b"secret" not in place.tree("archive", "rejected", ".nightschool/incoming").values()
+
+
+def test_e13_control_without_that_look_the_link_is_followed(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(accept, "_through_link", lambda *_: None)
+    number = nested(place, "a/b.jsonl", b"x")
+    (place.layout.inbox / "a").rename(tmp_path / "away")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "b.jsonl").write_bytes(b"secret")
+    (place.layout.inbox / "a").symlink_to(tmp_path / "elsewhere")
+    assert take(place, number) == "archived"
 
 
 def test_e15_a_file_that_cannot_be_read_is_refused_and_the_next_proceeds(place, monkeypatch):
@@ -265,6 +384,13 @@ def test_e21_a_file_that_is_open_for_writing_is_not_taken(place):
         assert place.rows() == [], "in the ledger it would hold up what is behind it"
     (again,) = place.look()
     assert take(place, again) == "archived"
+
+
+def test_e21_control_without_the_lease_half_a_file_is_taken(place, monkeypatch):
+    number = place.drop("a.jsonl", b"half")
+    monkeypatch.setattr(accept, "held_open", lambda path: False)
+    with (place.layout.inbox / "a.jsonl").open("ab"):
+        assert take(place, number) == "archived"
 
 
 def test_e21_a_folder_that_lets_go_of_nothing_holds_up_no_other_file(place, monkeypatch):
@@ -411,7 +537,7 @@ def test_law_3_two_crashes_in_a_row_end_in_the_same_result(tmp_path):
 
 def test_control_clearing_the_inbox_before_the_bytes_are_kept_loses_them(tmp_path, monkeypatch):
     """The broken variant: the file goes first. Some crash point then leaves the bytes nowhere."""
-    real = accept._stage
+    real = accept._copy
 
     def careless(layout: Any, source: Path, staged: Path) -> Any:
         data = source.read_bytes()
@@ -419,7 +545,7 @@ def test_control_clearing_the_inbox_before_the_bytes_are_kept_loses_them(tmp_pat
         source.write_bytes(data)
         return real(layout, source, staged)
 
-    monkeypatch.setattr(accept, "_stage", careless)
+    monkeypatch.setattr(accept, "_copy", careless)
     lost = 0
     for point in range(12):
         place = Workspace(tmp_path / str(point))
@@ -499,3 +625,164 @@ def test_law_3_a_crash_while_duplicates_are_put_back_ends_in_the_same_result(tmp
         refuse_and_go_on(place)
         assert place.picture() == calm.picture(), (point, counted.names[point])
         place.ledger.close()
+
+
+# --- settings beside a file
+
+
+def drop_pair(place: Workspace, settings: bytes, name: str = "a.jsonl", data: bytes = b"x", **options: Any) -> int:
+    path = place.layout.inbox / name
+    path.with_name(path.name + ".toml").write_bytes(settings)
+    return place.drop(name, data, **options)
+
+
+def test_settings_beside_a_file_become_its_own_and_lie_beside_it_in_the_archive(place):
+    settings = b'epochs = 3\n[columns]\nprompt = "ask"\n'
+    number = drop_pair(place, settings)
+    assert take(place, number) == "archived"
+    assert place.get(number).options == {"epochs": 3, "columns": {"prompt": "ask"}}
+    assert place.tree() == {f"archive/{TODAY}/a.jsonl": b"x", f"archive/{TODAY}/a.jsonl.toml": settings}
+
+
+def test_what_a_file_was_handed_over_with_counts_over_the_settings_beside_it(place):
+    for ending, data in (("", b"x"), (".toml", b'epochs = 3\n[columns]\nprompt = "ask"\ntext = "t"\n')):
+        (place.layout.incoming / f"one{ending}").write_bytes(data)
+    given = {"epochs": 5, "columns": {"prompt": "q"}}
+    (number,) = place.ledger.files.arrive([Arrival("a.jsonl", str(place.layout.incoming / "one"), options=given)])
+    assert take(place, number) == "archived"
+    assert place.get(number).options == {"epochs": 5, "columns": {"prompt": "q", "text": "t"}}
+    assert set(place.tree()) == {f"archive/{TODAY}/a.jsonl", f"archive/{TODAY}/a.jsonl.toml"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (b"epoch = 3", "did you mean `epochs`?"),
+        (b"colums = {}", "did you mean `columns`?"),
+        (b"learning_rate = 1", "known: columns, epochs"),
+        (b"epochs = 0", "whole number from 1 on"),
+        (b"epochs = true", "whole number from 1 on"),
+        (b"epochs = ", "not valid TOML"),
+        (b"columns = 3", "table of names"),
+        (b"[columns]\npromt = 'ask'", 'did you mean "prompt"'),
+        (b"[columns]\nprompt = 3", "must name a column"),
+        (b"\xff\xfe", "not valid UTF-8"),
+        (b"#" * 70_000, "longer than"),
+    ],
+)
+def test_settings_that_are_of_no_use_set_both_files_aside_with_the_reason(place, settings, words):
+    number = drop_pair(place, settings)
+    assert take(place, number) == "rejected"
+    assert words in (place.get(number).reason or "")
+    tree = place.tree()
+    assert words in tree.pop("rejected/a.jsonl.why.txt").decode()
+    assert tree == {"rejected/a.jsonl": b"x", "rejected/a.jsonl.toml": settings}
+    assert take(place, drop_pair(place, b"epochs = 2")) == "archived", "put right, it is taken"
+
+
+def test_law_3_the_settings_of_a_duplicate_are_kept(place):
+    take(place, place.drop("a.jsonl", b"x"))
+    number = drop_pair(place, b"epochs = 2", "b.jsonl")
+    assert take(place, number) == "duplicate"
+    assert place.tree() == {f"archive/{TODAY}/a.jsonl": b"x", f"archive/{TODAY}/b.jsonl.toml": b"epochs = 2"}
+    assert place.get(number).options == {"epochs": 2}
+
+
+def test_e6_settings_of_another_file_never_come_to_lie_beside_one_that_has_none(place):
+    take(place, place.drop("a.jsonl", b"x"))
+    take(place, drop_pair(place, b"epochs = 2", "b.jsonl"))
+    number = place.drop("b.jsonl", b"y")
+    take(place, number)
+    assert place.get(number).archive == f"archive/{TODAY}/b-{number}.jsonl"
+
+
+def test_e3_settings_written_after_the_file_was_reported_settle_with_it_first(place):
+    number = place.drop("a.jsonl", b"x")
+    path = place.layout.inbox / "a.jsonl.toml"
+    path.write_bytes(b"epochs = 2")
+    late = datetime.fromisoformat(place.get(number).arrived_at).timestamp() + 0.01
+    os.utime(path, (late, late))
+    while time.time() <= late:
+        time.sleep(0.001)
+    assert take(place, number) == "later"
+    assert place.rows() == []
+    (number,) = place.look()
+    assert take(place, number) == "archived"
+    assert place.get(number).options == {"epochs": 2}
+
+
+def test_settings_changed_after_they_were_read_stay_in_the_inbox(place):
+    number = drop_pair(place, b"epochs = 2")
+    real = place.ledger.files.archived
+
+    def changed(*arguments: Any) -> None:
+        real(*arguments)
+        (place.layout.inbox / "a.jsonl.toml").write_bytes(b"epochs = 3")
+
+    place.ledger.files.archived = changed
+    assert take(place, number) == "archived"
+    assert place.get(number).options == {"epochs": 2}
+    assert place.tree()["inbox/a.jsonl.toml"] == b"epochs = 3"
+    assert place.tree()[f"archive/{TODAY}/a.jsonl.toml"] == b"epochs = 2"
+
+
+def pairs(place: Workspace) -> None:
+    """A file in a folder with its settings, the same bytes with others, one with bad settings, one handed over."""
+    nested(place, "a/one.jsonl.toml", b"epochs = 2", arrive=False)
+    nested(place, "a/one.jsonl", b"one")
+    drop_pair(place, b"epochs = 3", "two.jsonl", b"one")
+    drop_pair(place, b"bad", "three.jsonl", b"three")
+    (place.layout.incoming / "handed").write_bytes(b"four")
+    (place.layout.incoming / "handed.toml").write_bytes(b"epochs = 4")
+    place.ledger.files.arrive([Arrival("c.jsonl", str(place.layout.incoming / "handed"))])
+
+
+def test_law_3_a_crash_between_any_two_steps_loses_neither_files_nor_settings(tmp_path):
+    calm = Workspace(tmp_path / "calm")
+    pairs(calm)
+    with dying(calm, 10_000) as counted:
+        take_all(calm)
+    expected, options = calm.picture(), [row.options for row in calm.rows()]
+    assert options == [{"epochs": 2}, {"epochs": 3}, {}, {"epochs": 4}]
+    everything = {b"one", b"three", b"four", b"epochs = 2", b"epochs = 3", b"bad", b"epochs = 4"}
+    # Every point holds; one in five keeps the suite short.
+    for point in range(0, counted.count, 5):
+        place = Workspace(tmp_path / str(point))
+        pairs(place)
+        with contextlib.suppress(Killed), dying(place, point):
+            take_all(place)
+        assert everything <= set(place.tree().values()), (point, counted.names[point])
+        place.restart()
+        accept.recover(place.layout, place.ledger)
+        place.look()
+        take_all(place)
+        assert place.picture() == expected, (point, counted.names[point])
+        assert [row.options for row in place.rows()] == options
+        assert not list(place.layout.incoming.rglob("*.*"))
+        place.ledger.close()
+
+
+def test_control_settings_that_are_copied_after_the_bytes_are_lost_to_a_crash(tmp_path, monkeypatch):
+    """The broken variant: then a crash in between leaves a file that is taken without them."""
+    real = accept._stage_settings
+
+    def bytes_first(layout: Any, row: Any, beside: Path, staged: Path) -> Any:
+        if not (place := staged.with_suffix("")).exists():
+            accept._copy(layout, beside.with_suffix(""), place)
+        return real(layout, row, beside, staged)
+
+    monkeypatch.setattr(accept, "_stage_settings", bytes_first)
+    lost = 0
+    for point in range(25):
+        place = Workspace(tmp_path / str(point))
+        drop_pair(place, b"epochs = 2")
+        with contextlib.suppress(Killed, StorageError), dying(place, point):
+            take_all(place)
+        place.restart()
+        accept.recover(place.layout, place.ledger)
+        place.look()
+        with contextlib.suppress(StorageError):
+            take_all(place)
+        lost += [row.options for row in place.rows()][:1] != [{"epochs": 2}]
+        place.ledger.close()
+    assert lost

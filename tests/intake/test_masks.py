@@ -5,51 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from nightschool.errors import SettingsError
+from nightschool.intake import rendering
 from nightschool.intake import template as templates
 from nightschool.intake.rows import BadRow
-from nightschool.intake.shapes import recognise
 from nightschool.intake.tokenise import Encoded, Tokeniser, load_tokenizer
 from tests import tiny
 
-TWO_TURNS = [
-    {"role": "user", "content": "Hi?"},
-    {"role": "assistant", "content": "Yes."},
-    {"role": "user", "content": "Ok?"},
-    {"role": "assistant", "content": "Né."},
-]
-RENDERED = (
-    "<bos><|im_start|>user\nHi?<|im_end|>\n<|im_start|>assistant\nYes.<|im_end|>\n"
-    "<|im_start|>user\nOk?<|im_end|>\n<|im_start|>assistant\nNé.<|im_end|>\n"
-)
-
-
-def encode(tokenizer: Any, *rows: dict[str, Any], loss_on: str = "assistant", **kwargs: Any) -> list[Encoded | BadRow]:
-    template = templates.choose(tokenizer, loss_on)
-    tokeniser = Tokeniser(tokenizer, template, **kwargs)
-    results = tokeniser.encode((number, recognise(row)) for number, row in enumerate(rows, 1))
-    return sorted(results, key=lambda result: result.number)
-
-
-def one(tokenizer: Any, row: dict[str, Any], **kwargs: Any) -> Encoded:
-    (result,) = encode(tokenizer, row, **kwargs)
-    assert isinstance(result, Encoded), result
-    return result
-
-
-def learned(tokenizer: Any, row: Encoded) -> list[str]:
-    """The runs of learned tokens, as text."""
-    runs: list[list[int]] = []
-    before = 0
-    for token, train in zip(row.ids.tolist(), row.train.tolist(), strict=True):
-        if train and not before:
-            runs.append([])
-        if train:
-            runs[-1].append(token)
-        before = train
-    return [tokenizer.decode(run) for run in runs]
+from .tokens import RENDERED, TWO_TURNS, encode, learned, one
 
 
 def by_hand(text: str, spans: list[str]) -> tuple[list[int], list[int]]:
@@ -172,43 +138,6 @@ def test_the_beginning_of_the_next_turn_is_never_taken_for_the_end_of_an_answer(
     assert learned(tokenizer, one(tokenizer, {"messages": TWO_TURNS})) == ["Yes.", "Né."]
 
 
-REWRITING = (  # as templates do that drop an earlier answer's reasoning
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
-    "{% if m['role'] == 'assistant' and not loop.last %}{{ m['content'].split('.')[0] }}"
-    "{% else %}{{ m['content'] }}{% endif %}<|im_end|>{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
-
-def test_the_prefix_method_refuses_a_template_that_rewrites_earlier_turns(tmp_path):
-    tokenizer = load_tokenizer(tiny.make_tokenizer(tmp_path, template=REWRITING))
-    (result,) = encode(tokenizer, {"messages": TWO_TURNS})
-    assert isinstance(result, BadRow)
-    assert "writes an answer differently" in result.reason
-    assert "message 2" in result.detail
-    assert "generation" in result.detail
-    assert "loss_on" in result.detail
-    # One exchange is not rewritten, and its mask is right.
-    assert learned(tokenizer, one(tokenizer, {"messages": TWO_TURNS[:2]})) == ["Yes.<|im_end|>"]
-
-
-def test_the_check_of_the_prefix_method_is_needed(tmp_path, monkeypatch):
-    """Control: without the comparison the mask would sit on the wrong characters."""
-    tokenizer = load_tokenizer(tiny.make_tokenizer(tmp_path, template=REWRITING))
-
-    def unchecked(draw: Any, chat: Any) -> Any:
-        whole, _ = draw(chat.messages, mark=False)
-        spans = []
-        for i, message in enumerate(chat.messages):
-            if message["role"] == "assistant":
-                before = draw(chat.messages[:i], mark=False, prompt=True)[0]
-                spans.append((len(before), len(draw(chat.messages[: i + 1], mark=False)[0])))
-        return whole, spans
-
-    monkeypatch.setattr(templates, "_by_prefix", unchecked)
-    assert learned(tokenizer, one(tokenizer, {"messages": TWO_TURNS})) != ["Yes<|im_end|>", "Né.<|im_end|>"]
-
-
 def test_a_base_model_without_a_template_gets_the_default_one(bare):
     tokenizer = load_tokenizer(bare)
     row = one(tokenizer, {"messages": TWO_TURNS})
@@ -299,36 +228,11 @@ def test_settings_and_rows_pass_variables_to_the_template(tmp_path):
 
 def test_e17_rows_without_anything_to_learn_are_bad_with_the_reason(marked):
     tokenizer = load_tokenizer(marked)
-    (asked,) = encode(tokenizer, {"messages": [{"role": "human", "content": "Hi"}, {"role": "gpt", "content": "Yo"}]})
+    (asked,) = encode(tokenizer, {"messages": [{"role": "user", "content": "Hi"}, {"role": "robot", "content": "Yo"}]})
     assert isinstance(asked, BadRow)
     assert asked.reason == "no tokens to learn"
     assert 'no message has the role "assistant"' in asked.detail
-    assert "gpt, human" in asked.detail
-
-
-def test_e18_roles_that_the_template_refuses_make_a_bad_row_with_its_words(tmp_path):
-    strict = "{% if messages[0]['role'] != 'user' %}{{ raise_exception('Start with the user!') }}{% endif %}"
-    tokenizer = load_tokenizer(tiny.make_tokenizer(tmp_path, template=strict + tiny.MARKED_TEMPLATE))
-    good, bad, last = encode(
-        tokenizer,
-        {"messages": TWO_TURNS},
-        {"messages": [{"role": "system", "content": "S"}, *TWO_TURNS]},
-        {"messages": TWO_TURNS[:2]},
-    )
-    assert isinstance(good, Encoded)
-    assert isinstance(bad, BadRow)
-    assert bad.number == 2
-    assert "refuses" in bad.reason
-    assert "Start with the user!" in bad.detail
-    assert "system, user" in bad.detail
-    assert isinstance(last, Encoded)
-    assert last.number == 3
-
-
-def test_e18_a_template_that_fails_in_its_own_way_is_no_crash(tmp_path):
-    tokenizer = load_tokenizer(tiny.make_tokenizer(tmp_path, template="{{ messages[5]['content'] + 1 }}"))
-    (bad,) = encode(tokenizer, {"messages": TWO_TURNS})
-    assert isinstance(bad, BadRow)
+    assert "robot, user" in asked.detail
 
 
 # --- the date (E20)
@@ -352,7 +256,7 @@ def test_e20_with_a_fixed_date_the_tokens_are_the_same_on_every_day(tmp_path, mo
 
 def test_e20_control_without_the_fixed_date_the_tokens_change_with_the_day(tmp_path, monkeypatch):
     tokenizer = load_tokenizer(tiny.make_tokenizer(tmp_path, template=DATED))
-    monkeypatch.setattr(templates, "date_macro", lambda date: "")
+    monkeypatch.setattr(rendering, "date_macro", lambda date: "")
     seen = []
     for day in (1, 2):
         at(monkeypatch, 2031, 5, day)
@@ -412,3 +316,11 @@ def test_the_tokenizer_of_a_folder_without_one_is_a_clear_error(tmp_path: Path):
 
     with pytest.raises(ModelError, match=str(tmp_path)):
         load_tokenizer(tmp_path)
+
+
+def test_e17_control_without_the_check_a_row_without_labels_would_be_used(marked, monkeypatch):
+    tokenizer = load_tokenizer(marked)
+    row = {"messages": [{"role": "user", "content": "Hi"}]}
+    assert isinstance(encode(tokenizer, row)[0], BadRow)
+    monkeypatch.setattr(Tokeniser, "_mask", lambda self, tokens, *_: np.ones(len(tokens), np.int8))
+    assert isinstance(encode(tokenizer, row)[0], Encoded), "the mask decides, nothing else"

@@ -11,9 +11,9 @@ import pytest
 
 from nightschool import durable
 from nightschool.errors import DataError
-from nightschool.intake import accept, packing, prepare, template
-from nightschool.intake.prepare import Tools
+from nightschool.intake import accept, packing, prepare, reading, rendering
 from nightschool.intake.prepared import DATA, PreparedReader, read_meta
+from nightschool.intake.tools import Tools
 from nightschool.ledger import FileRow
 from tests import tiny
 
@@ -125,7 +125,7 @@ def test_a12_template_variables_of_the_settings_are_used(place, tmp_path):
     assert digests[0] != digests[1]
 
 
-def test_another_recipe_is_another_folder_and_the_old_one_stays(place):
+def test_another_recipe_is_another_folder_and_one_that_nobody_needs_goes(place):
     number = place.drop("a.jsonl", lines(CHAT))
     place.work()
     first = place.get(number)
@@ -136,7 +136,8 @@ def test_another_recipe_is_another_folder_and_the_old_one_stays(place):
     assert first.sha256 == second.sha256
     assert first.prepared != second.prepared
     assert first.data_digest != second.data_digest
-    assert len(list(place.layout.prepared.iterdir())) == 2
+    # The first file had not begun, and was prepared again under today's settings.
+    assert [folder.name for folder in place.layout.prepared.iterdir()] == [second.prepared]
 
 
 def test_the_same_bytes_under_the_same_recipe_are_prepared_once(place, monkeypatch):
@@ -218,9 +219,9 @@ def test_e10_a_file_in_utf_16_is_learned_like_the_same_in_utf_8(place):
 
 
 def test_files_of_another_kind_are_rejected_with_advice(place):
-    number = place.drop("table.xlsx", b"PK")
+    number = place.drop("table.xlsx", b"PK\x03\x04")
     place.work()
-    assert "convert it to JSON Lines" in (place.get(number).reason or "")
+    assert "it is an Excel workbook; save the sheet as CSV" in (place.get(number).reason or "")
 
 
 def test_e17_a_row_with_nothing_left_to_learn_after_cutting_is_bad(place):
@@ -257,6 +258,21 @@ def test_e22_rows_over_max_length_follow_the_overflow_rule_and_are_counted(place
         assert "rows longer than 10 tokens split" in text
 
 
+def test_e22_long_rows_that_are_to_be_rejected_are_bad_rows_and_nothing_is_cut(place):
+    place.settings = place.with_settings(max_length=10, overflow="reject")
+    # A text of 8 bytes has 10 tokens with bos and eos: the longest that fits.
+    rows = [*({"text": "t" * 8} for _ in range(8)), {"text": "t" * 9}, {"prompt": "pppp", "completion": "c" * 30}]
+    number = place.drop("a.jsonl", lines(*rows))
+    place.work()
+    row = place.get(number)
+    assert (row.state, row.rows_good, row.rows_bad, row.tokens) == ("ready", 8, 2, 80)
+    counts = read_meta(place.layout.prepared / (row.prepared or ""))["counts"]
+    assert counts["rows_split"] == counts["rows_truncated"] == counts["tokens_cut"] == 0
+    (bad,) = place.tree("rejected").values()
+    assert [json.loads(line)["line"] for line in bad.splitlines()] == [9, 10]
+    assert b"longer than max_length: it has 11 tokens, data.max_length = 10" in bad
+
+
 def test_a_piece_of_a_row_without_anything_to_learn_costs_no_training_time(place):
     place.settings = place.with_settings(max_length=10, overflow="split")
     number = place.drop("a.jsonl", lines({"prompt": "p" * 29, "completion": "c"}))
@@ -290,7 +306,7 @@ def test_e20_prepared_on_another_day_the_tokens_are_those_of_the_day_of_acceptan
         assert meta["recipe"]["date"] == TODAY
     assert digests[0] == digests[1]
     # Control: without the macro the day shows.
-    monkeypatch.setattr(template, "date_macro", lambda date: "")
+    monkeypatch.setattr(rendering, "date_macro", lambda date: "")
     place = Workspace(tmp_path / "control", model)
     number = place.drop("a.jsonl", lines(CHAT))
     place.work()
@@ -325,7 +341,7 @@ def test_prepared_again_under_the_recipe_frozen_with_the_entry(place):
     place.work()
     before = place.get(number)
     frozen = read_meta(place.layout.prepared / (before.prepared or ""))["recipe"]
-    place.ledger.entries.append(number, before.data_digest or "", 6, json.dumps({"data": frozen}), 6)
+    place.ledger.entries.append([(number, before.data_digest or "", 6)], json.dumps({"data": frozen}), 6)
     place.ledger.files.begin(number)
     durable.remove_tree(place.layout.prepared / (before.prepared or ""))
     place.settings = place.with_settings(max_length=30)
@@ -346,7 +362,7 @@ def test_e20_data_that_comes_out_differently_is_said_and_not_taken(place, monkey
         found = real(*arguments)
         return [packing.Packed(s.ids + np.int32(1), s.train, s.lengths, s.rows) for s in found]
 
-    monkeypatch.setattr(packing, "sequences", other)
+    monkeypatch.setattr(reading, "sequences", other)
     place.work()
     assert place.get(number).data_digest == before.data_digest
     (event,) = place.ledger.events.of_kind("data_changed")

@@ -40,7 +40,7 @@ class Workspace:
         self.restart()
 
     def with_settings(self, **data: Any) -> Settings:
-        return parse_settings({"model": {"name": self.model}, "data": {"packing": False, **data}})
+        return parse_settings({"model": {"name": self.model}, "data": {"packing": False, "holdout": 0, **data}})
 
     def restart(self) -> None:
         """As after a crash: everything in memory is gone."""
@@ -60,7 +60,7 @@ class Workspace:
     def look(self) -> list[int]:
         """Look at the inbox as a supervisor that has just started, with no settling time."""
         ready = watch.settled(None, watch.scan(self.layout.inbox), 0, 0).ready
-        return self.ledger.files.arrive([Arrival(item.path.name, str(item.path), item.priority) for item in ready])
+        return self.ledger.files.arrive([Arrival(item.name, str(item.path), item.priority) for item in ready])
 
     def worker(self, **options: Any) -> Worker:
         return Worker(self.layout, self.ledger, self.settings, today=lambda: TODAY, **options)

@@ -100,7 +100,7 @@ ledger = Ledger.open(Path(sys.argv[1]))
 with ledger.transaction():
     ledger.machine.set("a", "new")
     ledger.steps.record([StepRow(step, 0, 1.0, 1e-4, 1.0, 1, 1, 0.1) for step in range(100, 300)])
-    ledger.entries.append(1, "digest", 5, "{}", 10)
+    ledger.entries.append([(1, "digest", 5)], "{}", 10)
 say("committed")
 """
 
@@ -132,7 +132,7 @@ def test_b1_kill_at_every_system_call_of_a_commit(ledger: Ledger, path: Path) ->
 def fill(ledger: Ledger) -> None:
     ledger.files.arrive([Arrival(f"{number}.jsonl", f"/inbox/{number}") for number in range(2000)])
     ledger.steps.record([step(number) for number in range(2000)])
-    ledger.entries.replace_all([EntryRow(at, at, "digest", 5, "{}", 10, 0, 10, "") for at in range(600)])
+    ledger.entries.replace_all([EntryRow(at, ((at, "digest", 5),), "{}", 10, 0, 10, "") for at in range(600)])
 
 
 def half_consumed(ledger: Ledger) -> list[Iterator[Any]]:

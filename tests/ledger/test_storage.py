@@ -204,7 +204,7 @@ def fill(ledger: Ledger) -> None:
     )
     ledger.steps.record([step(number) for number in range(1000)])
     for number in range(50):
-        ledger.entries.append(number, "digest", 5, '{"v":1}', 10)
+        ledger.entries.append([(number, "digest", 5)], '{"v":1}', 10)
         ledger.events.add("began", f"file {number}", number=number)
         ledger.checkpoints.publish(number, 0, "lineage", "path", 1, 2)
         ledger.boundaries.before(number, number, "digest")

@@ -95,7 +95,7 @@ def test_every_change_begins_immediate(ledger: Ledger) -> None:
         lambda: ledger.files.arrive([Arrival("a", "/a")]),
         lambda: ledger.files.archived(1, "0" * 64, 3, "archive/a"),
         lambda: ledger.files.set_aside(1, "because"),
-        lambda: ledger.entries.append(1, "d", 3, "{}", 3),
+        lambda: ledger.entries.append([(1, "d", 3)], "{}", 3),
         lambda: ledger.entries.replace_all([]),
         lambda: ledger.steps.record([step(1)]),
         lambda: ledger.steps.delete_after(0),

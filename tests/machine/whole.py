@@ -26,7 +26,7 @@ from tests import tiny
 SETTINGS: dict[str, dict[str, Any]] = {
     "training": {"train_batch_size": 4, "micro_batch_size": 2, "learning_rate": 5e-3, "warmup_steps": 3},
     "data": {"max_length": 64},
-    "inbox": {"settle_seconds": 0.0, "rescan_seconds": 0.2},
+    "inbox": {"settle_seconds": 0.0, "rescan_seconds": 0.2, "gather_rows": 0},
     "numerics": {"threads": 1},
     "checkpoints": {"save_steps": 7},
 }

@@ -21,7 +21,7 @@ import torch
 
 from nightschool import basemodel, durable
 from nightschool.intake.packing import Packed
-from nightschool.intake.prepared import PreparedWriter, write_meta
+from nightschool.intake.prepared import HOLDOUT, PreparedWriter, write_meta
 from nightschool.ledger import Arrival, Ledger
 from nightschool.record import read_record
 from nightschool.settings import Settings, load_settings, render_default_toml
@@ -37,6 +37,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "data": {"max_length": 32},
     "numerics": {"threads": 1},
     "checkpoints": {"save_steps": 5},
+    "inbox": {"gather_rows": 0},
 }
 
 Row = tuple[int, ...]
@@ -173,14 +174,21 @@ def rows_of(data: Iterable[Packed], epochs: int = 1) -> Counter[Row]:
     return found
 
 
-def add(layout: Layout, name: str, data: Iterable[Packed], **options: Any) -> int:
-    """Put a file into the ledger as if intake had prepared it."""
+def add(
+    layout: Layout, name: str, data: Iterable[Packed], *, rows: int = 1, held: Iterable[Packed] = (), **options: Any
+) -> int:
+    """Put a file into the ledger as if intake had prepared it: with so many rows, some of them held out."""
     settings = _settings(layout.settings_file, layout.settings_file.read_text())
     folder = layout.prepared / name
     folder.mkdir()
     with PreparedWriter(folder) as writer:
         for one in data:
             writer.write(one)
+    held = list(held)
+    if held:
+        with PreparedWriter(folder, HOLDOUT) as aside:
+            for one in held:
+                aside.write(one)
     tokenizer = basemodel.tokenizer_digest(basemodel.resolve(settings.model.name))
     recipe = {"v": 1, "tokenizer": tokenizer, **settings.data_recipe()}
     write_meta(folder, {"recipe": recipe, "data_digest": writer.data_digest})
@@ -189,7 +197,7 @@ def add(layout: Layout, name: str, data: Iterable[Packed], **options: Any) -> in
         (number,) = ledger.files.arrive([Arrival(name=name, source=f"/dropped/{name}", options=options)])
         ledger.files.archived(number, sha256=name, bytes=1, archive=f"archive/{name}")
         ledger.files.prepared_as(
-            number, name, shape="text", rows_good=1, rows_bad=0, tokens=writer.tokens,
+            number, name, shape="text", rows_good=rows, rows_bad=0, tokens=writer.tokens,
             label_tokens=writer.label_tokens, sequences=writer.sequences, data_digest=writer.data_digest,
         )  # fmt: skip
     return number

@@ -150,7 +150,7 @@ def test_checkpoints_that_are_none_of_the_runs_are_found(layout: Layout, base: P
     shutil.copytree(layout.checkpoint(6), layout.checkpoint(5))
     newer = layout.checkpoint(8)
     record = json.loads((newer / "nightschool.json").read_text())
-    (newer / "nightschool.json").write_text(json.dumps({**record, "format": 2}))
+    (newer / "nightschool.json").write_text(json.dumps({**record, "format": record["format"] + 1}))
     (newer / durable.MANIFEST).unlink()
     durable.seal(newer)
     problems = {one.name: one.problem for one in verify.report(layout).checkpoints if one.problem}

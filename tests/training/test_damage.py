@@ -180,10 +180,10 @@ def test_c9_a_ledger_older_than_its_checkpoints_is_brought_up_to_date_or_refused
     with Ledger.open(layout.ledger) as ledger:
         entries = ledger.entries.all()
         ledger.entries.replace_all(entries[:1])
-        ledger.files.set_state(entries[1].file_id, "ready")
+        ledger.files.set_state(entries[1].file_ids[0], "ready")
     kept = layout.ledger.read_bytes()
     with Ledger.open(layout.ledger) as ledger:
-        ledger.files._database.write("DELETE FROM files WHERE id = ?", (entries[1].file_id,))
+        ledger.files._database.write("DELETE FROM files WHERE id = ?", (entries[1].file_ids[0],))
     before = small.checkpoints(layout)
     with pytest.raises(WorkspaceError, match="does not know file 2"):
         rig.run(layout)
@@ -333,7 +333,7 @@ def test_control_other_tokens_make_other_weights(
 ) -> None:
     other_data(layout)
     with Ledger.open(layout.ledger) as ledger:
-        expected = ledger.entries.all()[1].data_digest
+        ((_, expected, _),) = ledger.entries.all()[1].parts
     monkeypatch.setattr(PreparedReader, "digest", lambda _: expected)
     rig.run(layout)
     found = rig.outcome(layout)
@@ -348,7 +348,7 @@ def test_f6_a_checkpoint_of_a_newer_format_is_refused(layout: Layout) -> None:
     (folder / "nightschool.json").write_text(json.dumps({**record, "format": record["format"] + 1, "new": {}}))
     seal_again(folder)
     before = small.checkpoints(layout)
-    with pytest.raises(CheckpointError, match=r"written by a newer nightschool \(checkpoint format 2; .*up to 1\)"):
+    with pytest.raises(CheckpointError, match=r"written by a newer nightschool \(checkpoint format 3; .*up to 2\)"):
         rig.run(layout)
     assert small.checkpoints(layout) == before
 
@@ -361,3 +361,19 @@ def test_f6_a_manifest_of_a_newer_format_is_set_aside_as_it_is(layout: Layout) -
     rig.run(layout)
     assert small.tree(layout.undone / "0" / "checkpoint-7") == before
     assert any("this version of nightschool reads up to 1" in text for text in rig.events(layout, "checkpoint-damaged"))
+
+
+@pytest.mark.parametrize("kind", ["file", "dangling link"])
+def test_what_is_called_like_a_checkpoint_and_is_none_does_not_stop_a_save(
+    kind: str, base: Path, undisturbed: rig.Outcome, tmp_path: Path
+) -> None:
+    layout = small.make(tmp_path / "run", base)
+    there = layout.checkpoint(4)
+    if kind == "file":
+        there.write_text("notes")
+    else:
+        there.symlink_to("nowhere")
+    rig.run(layout)
+    assert rig.outcome(layout) == undisturbed
+    assert any("checkpoint-4 is no folder" in text for text in rig.events(layout, "checkpoint-damaged"))
+    assert (layout.undone / "0" / "checkpoint-4").is_symlink() or (layout.undone / "0" / "checkpoint-4").is_file()

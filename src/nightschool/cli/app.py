@@ -15,6 +15,8 @@ COMMANDS = (
     "run",
     "add",
     "status",
+    "queue",
+    "preview",
     "files",
     "log",
     "checkpoints",

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from nightschool.cli.common import Json, print_json_list, print_row, workspace_of
+from nightschool.words import in_bytes
 
 WIDTHS = (-5, 9, -9, -7, -12, 30, 0)
 
@@ -28,7 +29,8 @@ def files(
 
     if state is not None and state not in STATES:
         raise typer.BadParameter(f"{state!r} is none of {', '.join(STATES)}.", param_hint="--state")
-    rows = (row for row in workspace_of(ctx).files() if state is None or row.state == state)
+    workspace = workspace_of(ctx)
+    rows = (row for row in workspace.files() if state is None or row.state == state)
     if json:
         print_json_list(asdict(row) for row in rows)
         return
@@ -41,3 +43,7 @@ def files(
         print_row((row.id, row.state, good, row.rows_bad or None, tokens, row.name, row.reason), WIDTHS)
     if first:
         print("No files yet." if state is None else f"No files are {state}.")
+        return
+    size = workspace.status().prepared_bytes
+    if size:
+        print(f"Prepared data: {in_bytes(size)}.")

@@ -31,7 +31,7 @@ def lineage(
         root = ledger.machine.get("root")
         entries = entries_of(ledger)
         last = ledger.steps.last()
-        names = {entry.file_id: ledger.files.get(entry.file_id).name for entry in entries}
+        names = {entry.parts: ledger.called(entry.file_ids) for entry in entries}
     done = step if step is not None else (last.step if last else 0)
     if done > curriculum.total_steps(entries):
         raise NightschoolError(
@@ -50,7 +50,8 @@ def lineage(
         chain.append({
             "first_step": reached + 1,
             "last_step": reached + entry.steps,
-            "file": names[entry.file_id],
+            "file": names[entry.parts],
+            "files": list(entry.file_ids),
             "data": entry.data_digest,
             "lineage": curriculum.lineage(digest, entries, reached + entry.steps),
         })  # fmt: skip

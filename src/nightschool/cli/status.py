@@ -6,6 +6,7 @@ import typer
 
 from nightschool.cli.common import Json, count, layout_of, local_time, print_json, print_row
 from nightschool.status import Status, read_status
+from nightschool.words import duration, in_bytes
 
 
 def status(ctx: typer.Context, json: Json = False) -> None:
@@ -34,6 +35,9 @@ def _lines(found: Status) -> list[tuple[str, str]]:
         if number:
             files.append(f"{number:,} {word}")
     lines = [("state", state + since), ("files", ", ".join(files)), ("step", f"{found.step:,}")]
+    if found.steps_queued:
+        time = "" if found.seconds_left is None else f", about {duration(found.seconds_left)} of training in all"
+        lines.append(("queue", f"about {count(found.steps_queued, 'step')}{time}"))
     if found.current_file:
         lines.insert(1, ("learning", found.current_file))
     if found.loss is not None:
@@ -45,6 +49,8 @@ def _lines(found: Status) -> list[tuple[str, str]]:
     saved = found.last_checkpoint
     text = f"{saved['path']}, {local_time(saved['written_at'])}" if saved else "none yet"
     lines.append(("checkpoint", text))
+    if found.prepared_bytes:
+        lines.append(("prepared", f"{in_bytes(found.prepared_bytes)} of tokenised data"))
     if found.lineage:
         lines.append(("lineage", found.lineage[:16]))
     return lines

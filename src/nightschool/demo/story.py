@@ -39,7 +39,7 @@ SETTINGS = {
     },
     "lora": {"r": 32, "lora_alpha": 32, "lora_dropout": 0.05},
     "data": {"max_length": 256},
-    "inbox": {"settle_seconds": 0.5, "rescan_seconds": 0.5},
+    "inbox": {"settle_seconds": 0.5, "rescan_seconds": 0.5, "gather_rows": 0},
     "checkpoints": {"save_steps": SAVE_STEPS},
 }
 Say = Callable[[str], None]
@@ -212,7 +212,7 @@ def _curve(layout: Layout) -> tuple[list[float], list[int], list[str]]:
         for entry in ledger.entries.all():
             total += entry.stop - entry.start
             ends.append(total)
-        files = [ledger.files.get(entry.file_id).name for entry in ledger.entries.all()]
+        files = [ledger.called(entry.file_ids) for entry in ledger.entries.all()]
     return losses, ends[:-1], files
 
 

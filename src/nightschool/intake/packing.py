@@ -46,10 +46,11 @@ def sequences(block: Sequence[Encoded], max_length: int, packing: bool) -> list[
     Without `packing` every row, or piece of a split one, is a sequence of its own, in the order of the rows.
     The first token of each part is never learned: nothing before it belongs to the same text.
     """
-    return _packed(block, max_length) if packing else list(_plain(block, max_length))
+    return _packed(block, max_length) if packing else list(plain(block, max_length))
 
 
-def _plain(block: Sequence[Encoded], max_length: int) -> Iterator[Packed]:
+def plain(block: Sequence[Encoded], max_length: int) -> Iterator[Packed]:
+    """Every row, or piece of a longer one, as a sequence of its own."""
     import numpy as np
 
     for row in block:

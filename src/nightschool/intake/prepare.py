@@ -7,82 +7,32 @@ folder that is there and whole was finished before a crash.
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from nightschool import basemodel, durable
+from nightschool import durable
 from nightschool.errors import DataError
-from nightschool.intake import rejected
-from nightschool.intake.prepared import PreparedWriter, read_meta, write_meta
-from nightschool.intake.recipe import RECIPE_VERSION
-from nightschool.intake.rows import PREVIEW, BadRow, container_of
-from nightschool.intake.shapes import TEXT, RowError, Shape, recognise
+from nightschool.intake import containers, rejected
+from nightschool.intake.hashed import Hashed
+from nightschool.intake.packing import plain
+from nightschool.intake.prepared import HOLDOUT, PreparedWriter, read_meta, write_meta
+from nightschool.intake.reading import Counts, Reading, Unusable
 from nightschool.ledger.files import FileRow
 from nightschool.ledger.ledger import Ledger
-from nightschool.settings import Settings, canonical
+from nightschool.settings import canonical
 from nightschool.words import escape
 from nightschool.workspace import Layout
 
 if TYPE_CHECKING:
-    from nightschool.intake.template import Template
     from nightschool.intake.tokenise import Encoded
+    from nightschool.intake.tools import Tools
 
 log = logging.getLogger(__name__)
 
 Outcome = Literal["ready", "rejected"]
-
-
-class Tools:
-    """The tokenizer and the template of a run, loaded when the first file needs them."""
-
-    def __init__(self, settings: Settings, cache_file: Path | None = None) -> None:
-        from nightschool.intake import template, tokenise
-
-        self.settings = settings
-        model = settings.model
-        folder = basemodel.resolve(model.name, model.revision)
-        self.tokenizer_digest = basemodel.tokenizer_digest(folder, cache_file)
-        self.tokenizer = tokenise.load_tokenizer(folder, model.trust_remote_code)
-        file = Path(model.chat_template) if model.chat_template else None
-        self._file = file
-        self._templates: dict[str, Template] = {}
-        self.template = template.choose(self.tokenizer, settings.data.loss_on, file)
-
-    def recipe(self, day: str) -> dict[str, Any]:
-        """All that decides which tokens a file becomes; `day` is that of its acceptance, YYYY-MM-DD."""
-        return {
-            "v": RECIPE_VERSION,
-            **self.settings.data_recipe(),
-            "tokenizer": self.tokenizer_digest,
-            "chat_template": self.template.sha256,
-            "date": day if self.template.dated else None,
-        }
-
-    def template_for(self, recipe: dict[str, Any]) -> Template:
-        """The template that a recipe means.
-
-        Raises:
-            DataError: the recipe was made with another tokenizer or template than this one.
-        """
-        from nightschool.intake import template
-
-        if recipe["tokenizer"] != self.tokenizer_digest:
-            raise DataError("The tokenizer is not the one that this file was prepared with. Put the old files back.")
-        chosen = self.template
-        if recipe["loss_on"] != self.settings.data.loss_on:
-            chosen = template.choose(self.tokenizer, recipe["loss_on"], self._file)
-        if recipe["chat_template"] != chosen.sha256:
-            raise DataError(
-                "The chat template is not the one that this file was prepared with. Put the old one back "
-                "(model.chat_template), or the libraries' old versions if the model's own files are unchanged."
-            )
-        return chosen
 
 
 def recipe_text(recipe: dict[str, Any]) -> str:
@@ -90,9 +40,16 @@ def recipe_text(recipe: dict[str, Any]) -> str:
     return canonical(recipe)
 
 
-def folder_name(sha256: str, recipe: dict[str, Any]) -> str:
-    """Name of the prepared folder of a file under a recipe."""
-    return f"{sha256[:16]}-{hashlib.sha256(recipe_text(recipe).encode()).hexdigest()[:16]}"
+def folder_name(sha256: str, recipe: dict[str, Any], named: str | None) -> str:
+    """Name of the prepared folder of a file under a recipe.
+
+    Args:
+        sha256: of the file.
+        recipe: how it is prepared.
+        named: the kind that its name says: the same bytes under another name may be read in another way.
+    """
+    how = recipe_text(recipe) + ("" if named == "jsonl" else f" {named}")
+    return f"{sha256[:16]}-{hashlib.sha256(how.encode()).hexdigest()[:16]}"
 
 
 def day_of(row: FileRow) -> str:
@@ -101,27 +58,6 @@ def day_of(row: FileRow) -> str:
     if len(parts) < 3:
         raise DataError(f"{row.name} is not in the archive.")
     return parts[1]
-
-
-@dataclass
-class Counts:
-    """What a file held and what became of it."""
-
-    good: int = 0
-    truncated: int = 0
-    split: int = 0
-    tokens_cut: int = 0
-    unlearned_sequences: int = 0
-    shapes: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def shape(self) -> str:
-        """The shape of all rows, or `mixed`."""
-        return next(iter(self.shapes)) if len(self.shapes) == 1 else "mixed"
-
-
-class _Unusable(Exception):
-    """The file as a whole cannot be used, for this reason."""
 
 
 def _nothing() -> None:
@@ -151,9 +87,9 @@ def prepare(
         DataError: a file that is past `archived` cannot be prepared as it was.
     """
     again = row.state not in ("archived", "ready")
-    recipe = recipe or tools.recipe(day_of(row))
+    recipe = recipe or tools.recipe(day_of(row), row.options)
     assert row.sha256 is not None  # every archived file has one
-    name = folder_name(row.sha256, recipe)
+    name = folder_name(row.sha256, recipe, containers.kind_named(row.name))
     final = layout.prepared / name
     if final.exists() and durable.check(final):
         log.warning("the prepared data of %s is damaged, and is made again", escape(row.name))
@@ -181,7 +117,7 @@ def prepare(
         ledger.files.prepared_as(
             row.id, name, shape=meta["shape"], data_digest=meta["data_digest"], **{key: counts[key] for key in keys}
         )
-        ledger.events.add("file_ready", text, file=row.id, **counts)
+        ledger.events.add("file_ready", text, file=row.id, container=meta.get("container"), **counts)
     log.info("%s", escape(text))
     return "ready"
 
@@ -207,15 +143,17 @@ def _write(
     layout.prepared.mkdir(parents=True, exist_ok=True)
     staged = durable.staging(layout.prepared, final.name)
     bad = rejected.BadRows(layout, row.id)
-    counts = Counts()
     try:
         writer = PreparedWriter(staged)
         try:
             with writer:
-                _fill(writer, layout, tools, row, recipe, bad, counts, between)
-        except (_Unusable, DataError) as error:
+                reading = Reading(tools, recipe, bad, between)
+                _fill(writer, layout, row, reading, between)
+        except (Unusable, DataError) as error:
             raise _Rejected(str(error), bad) from None
-        write_meta(staged, _meta(row, recipe, counts, bad, writer))
+        if reading.held_out:
+            _write_held_out(staged, reading.held_out, recipe["max_length"])
+        write_meta(staged, _meta(row, recipe, reading.counts, bad, writer))
         durable.seal(staged)
         # Before the folder: once that is there, nobody looks at the rows again.
         rejected.keep_bad_rows(layout, row, bad)
@@ -235,14 +173,17 @@ def _meta(
     return {
         "recipe": recipe,
         "sha256": row.sha256,
+        "container": counts.container,
         "shape": counts.shape,
         "shapes": dict(counts.shapes),
         "data_digest": writer.data_digest,
         "counts": {
             "rows_good": counts.good,
             "rows_bad": bad.count,
+            "rows_held_out": counts.held_out,
             "rows_truncated": counts.truncated,
             "rows_split": counts.split,
+            "repairs": dict(sorted(counts.repairs.items())),
             "tokens": writer.tokens,
             "tokens_cut": counts.tokens_cut,
             "label_tokens": writer.label_tokens,
@@ -256,97 +197,48 @@ def _meta(
 def _fill(
     writer: PreparedWriter,
     layout: Layout,
-    tools: Tools,
     row: FileRow,
-    recipe: dict[str, Any],
-    bad: rejected.BadRows,
-    counts: Counts,
+    reading: Reading,
     between: Callable[[], None],
 ) -> None:
     """Read the archived file to its end and write its sequences."""
-    from nightschool.intake.packing import blocks, sequences
-    from nightschool.intake.tokenise import Tokeniser
-
-    template = tools.template_for(recipe)
-    tokeniser = Tokeniser(tools.tokenizer, template, recipe["chat_template_kwargs"], recipe["date"])
-    container = container_of(row.name)
     try:
         file = (layout.root / (row.archive or "")).open("rb")
     except FileNotFoundError:
-        raise _Unusable(f"its archived copy {row.archive} is no longer there") from None
+        raise Unusable(f"its archived copy {row.archive} is no longer there") from None
     with file:
-        hashed = _Hashed(file)
-        rows = _shapes(container(io.BufferedReader(hashed, 1 << 20)), between)
-        encoded = _usable(tokeniser.encode(rows), recipe, bad, counts)
-        for block in blocks(encoded):
-            for sequence in sequences(block, recipe["max_length"], recipe["packing"]):
-                # A piece of a long chat may hold nothing that is learned; it would only cost time.
-                if sequence.train.any():
-                    writer.write(sequence)
-                else:
-                    counts.unlearned_sequences += 1
-            between()
-        digest = hashed.finish()
-    if digest != row.sha256:
-        raise _Unusable(f"its archived copy {row.archive} was changed after it was archived")
-    total = counts.good + bad.count
-    if total == 0:
-        raise _Unusable("it holds no rows: the file is empty, or only white space")
-    if bad.count > recipe["max_bad_rows"] * total:
-        raise _Unusable(
-            f"{bad.count} of its {total} rows cannot be used, more than data.max_bad_rows = "
-            f"{recipe['max_bad_rows']:g} allows: {bad.summary()}"
-        )
-    if writer.sequences == 0:
-        raise _Unusable(f"none of its {total} rows can be used: {bad.summary()}")
-
-
-def _shapes(rows: Iterator[tuple[int, Any]], between: Callable[[], None]) -> Iterator[tuple[int, Shape | BadRow]]:
-    """Check what the rows mean."""
-    for count, (number, value) in enumerate(rows):
-        if count % 256 == 0:
-            between()
-        if isinstance(value, BadRow):
-            yield number, value
-            continue
+        hashed = Hashed(file)
         try:
-            yield number, recognise(value)
-        except RowError as error:
-            yield number, BadRow(number, error.reason, error.detail, canonical(value)[:PREVIEW])
+            for number, sequence in enumerate(reading.sequences(hashed, row.name, layout.tmp)):
+                writer.write(sequence)
+                if number % 64 == 0:
+                    between()
+        except DataError:
+            # What is wrong with bytes that are not those of the user is nothing that the user has to mend.
+            _check_digest(hashed, row)
+            raise
+        _check_digest(hashed, row)
+    reading.check()
 
 
-def _usable(
-    results: Iterator[Encoded | BadRow], recipe: dict[str, Any], bad: rejected.BadRows, counts: Counts
-) -> Iterator[Encoded]:
-    """Let through what can be learned, cut to length where the overflow rule says so; count the rest."""
-    from nightschool.intake.tokenise import Encoded
+def _check_digest(hashed: Hashed, row: FileRow) -> None:
+    if hashed.finish() != row.sha256:
+        raise Unusable(f"its archived copy {row.archive} was changed after it was archived")
 
-    most, overflow = recipe["max_length"], recipe["overflow"]
-    for result in results:
-        if isinstance(result, BadRow):
-            bad.add(result)
-            continue
-        if len(result.ids) > most:
-            if overflow == "split" or (overflow == "auto" and result.shape == TEXT):
-                counts.split += 1
-            else:
-                cut = Encoded(result.number, result.shape, result.ids[:most].copy(), result.train[:most].copy())
-                if not cut.train.any():
-                    detail = f"its first {most} tokens (data.max_length) hold nothing of what is to be learned"
-                    bad.add(BadRow(result.number, "no tokens to learn", detail))
-                    continue
-                counts.truncated += 1
-                counts.tokens_cut += len(result.ids) - most
-                result = cut
-        counts.good += 1
-        counts.shapes[result.shape] += 1
-        yield result
+
+def _write_held_out(folder: Path, rows: Iterable[Encoded], longest: int) -> None:
+    """One sequence to a row, cut to what the model takes."""
+    with PreparedWriter(folder, HOLDOUT) as writer:
+        for row in rows:
+            for sequence in plain([row], longest):
+                writer.write(sequence)
+                break
 
 
 def _in_words(name: str, meta: dict[str, Any]) -> str:
     counts = meta["counts"]
     parts = [
-        f"{name} is ready: {counts['rows_good']} rows, {counts['tokens']} tokens "
+        f"{name} is ready: {counts['rows_good']} rows of {meta.get('container') or 'data'}, {counts['tokens']} tokens "
         f"({counts['label_tokens']} of them learned) in {counts['sequences']} sequences"
     ]
     most = meta["recipe"]["max_length"]
@@ -354,29 +246,10 @@ def _in_words(name: str, meta: dict[str, Any]) -> str:
         parts.append(f"{counts['rows_truncated']} rows cut to {most} tokens ({counts['tokens_cut']} tokens lost)")
     if counts["rows_split"]:
         parts.append(f"{counts['rows_split']} rows longer than {most} tokens split")
+    for repair, rows in counts.get("repairs", {}).items():
+        parts.append(f"{repair} in {rows} rows")
+    if counts.get("rows_held_out"):
+        parts.append(f"{counts['rows_held_out']} rows held out of training, to measure on")
     if counts["rows_bad"]:
         parts.append(f"{counts['rows_bad']} bad rows left out: {meta['bad']}")
     return "; ".join(parts)
-
-
-class _Hashed(io.RawIOBase):
-    """A file that is hashed while it is read."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._hash = hashlib.sha256()
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._file.read(len(buffer))
-        buffer[: len(data)] = data
-        self._hash.update(data)
-        return len(data)
-
-    def finish(self) -> str:
-        """Read what nobody asked for, and give the SHA-256 of everything."""
-        while data := self._file.read(1 << 20):
-            self._hash.update(data)
-        return self._hash.hexdigest()

@@ -1,7 +1,9 @@
 """A prepared dataset on disk: one record per sequence, read back by number. Sealed as a whole by `durable`.
 
-    data.arrow   Arrow IPC file; columns input_ids list<int32>, train list<int8>, lengths list<int32>, rows list<int32>
-    meta.json    recipe, counts, shape, digest
+    data.arrow      Arrow IPC file; columns input_ids list<int32>, train list<int8>, lengths list<int32>, rows
+                    list<int32>
+    holdout.arrow   the same for the rows that are never trained on, one to a sequence; where there are any
+    meta.json       recipe, counts, shape, digest
 
 `train` is 1 where the token is learned: the loss is taken where the *predicted* token has 1. `lengths` are those of the
 parts packed into the sequence, `rows` the 0-based number of the row that each part comes from.
@@ -23,7 +25,7 @@ from nightschool.intake.packing import Packed
 if TYPE_CHECKING:
     import numpy as np
 
-DATA, META = "data.arrow", "meta.json"
+DATA, HOLDOUT, META = "data.arrow", "holdout.arrow", "meta.json"
 FORMAT = 1
 PER_BATCH = 64
 """Sequences in one record batch: what has to be read to get at one of them."""
@@ -53,9 +55,9 @@ class Digest:
 
 
 class PreparedWriter:
-    """Writes `data.arrow` into `folder`, a few sequences at a time. The folder is sealed by the caller."""
+    """Writes `data.arrow`, or another `name`, into `folder`, a few sequences at a time. The caller seals the folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str = DATA) -> None:
         import pyarrow as pa
 
         self.sequences = 0
@@ -65,7 +67,7 @@ class PreparedWriter:
         self._waiting: list[Packed] = []
         types = {"input_ids": pa.int32(), "train": pa.int8(), "lengths": pa.int32(), "rows": pa.int32()}
         self._schema = pa.schema([pa.field(name, pa.list_(kind), nullable=False) for name, kind in types.items()])
-        self._file = (folder / DATA).open("wb")
+        self._file = (folder / name).open("wb")
         self._writer = pa.ipc.new_file(self._file, self._schema)
 
     @property
@@ -139,12 +141,14 @@ def read_meta(folder: Path) -> dict[str, Any]:
 
 
 class PreparedReader:
-    """Reads the sequences of a prepared folder, in any order. Keeps a few record batches in memory.
+    """Reads the sequences of a prepared folder, or those held out (`name`), in any order.
+
+    A few record batches are kept in memory.
 
     The file is read, not mapped: a mapped file that someone truncates ends the process.
     """
 
-    def __init__(self, folder: Path, keep_batches: int = 64) -> None:
+    def __init__(self, folder: Path, keep_batches: int = 64, name: str = DATA) -> None:
         import pyarrow as pa
 
         self._folder = folder
@@ -152,7 +156,7 @@ class PreparedReader:
         self._keep = keep_batches
         self.meta = read_meta(folder)
         try:
-            self._file = pa.OSFile(str(folder / DATA), "rb")
+            self._file = pa.OSFile(str(folder / name), "rb")
             self._reader = pa.ipc.open_file(self._file)
             self._batches = self._reader.num_record_batches
             last = self._reader.get_batch(self._batches - 1).num_rows if self._batches else 0

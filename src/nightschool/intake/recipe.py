@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-RECIPE_VERSION = 1
-"""Goes up when the same file and settings would give other tokens."""
+RECIPE_VERSION = 2
+"""Goes up when the same file and settings would give other tokens. 2: leading and neighbouring turns are repaired."""
 
 _NO_TOKENS = ("max_bad_rows", "date")
 """Keys that leave the tokens of a file that was accepted as they are: its day of acceptance never changes."""

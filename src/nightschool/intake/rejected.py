@@ -12,13 +12,15 @@ import itertools
 import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Self
 
 from nightschool import durable
 from nightschool.errors import StorageError
+from nightschool.intake.reasons import Reasons
 from nightschool.intake.rows import BadRow
+from nightschool.intake.sidecar import ENDING as SIDECAR
 from nightschool.ledger.files import FileRow
 from nightschool.ledger.ledger import Ledger
 from nightschool.words import escape
@@ -30,12 +32,43 @@ MOST_BYTES = 64 << 20
 
 
 def names(name: str, number: int) -> Iterator[str]:
-    """Names to try for a file: its own, then with its number in the ledger, then with a count behind that."""
-    path = Path(name)
-    yield name
-    yield f"{path.stem}-{number}{path.suffix}"
-    for count in itertools.count(2):
-        yield f"{path.stem}-{number}-{count}{path.suffix}"
+    """Names to try for a file: its own, then with its number in the ledger, then with a count behind that.
+
+    With the folders of its name, and by turns without them: one of the folders' names may be another file's already.
+    Whatever a caller passed as the name, none of these leads out of the folder that it is meant for.
+    """
+    path = _inside(name)
+    yield str(path)
+    for count in itertools.count(1):
+        other = f"{path.stem}-{number}{f'-{count}' if count > 1 else ''}{path.suffix}"
+        yield str(path.with_name(other))
+        if path.parent.parts:
+            yield other
+
+
+def _inside(name: str) -> PurePosixPath:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        path = PurePosixPath(path.name)
+    if path.name in ("", ".."):
+        path = PurePosixPath("file")
+    # Names that a sweep would take for something unfinished.
+    return PurePosixPath(*(f"_{part}" if part.startswith((".tmp-", ".trash-")) else part for part in path.parts))
+
+
+def free(folder: Path, name: str) -> bool:
+    """Whether `name` can be made in `folder`: nothing has it, and what lies above it are folders."""
+    path = folder / name
+    return not os.path.lexists(path) and reachable(folder, name)
+
+
+def reachable(folder: Path, name: str) -> bool:
+    """Whether everything between `folder` and `name` is a folder, or can become one."""
+    above = folder / name
+    while (above := above.parent) != folder and above != above.parent:
+        if os.path.lexists(above):
+            return above.is_dir()
+    return True
 
 
 def why(row: FileRow, reason: str, where: str) -> str:
@@ -58,21 +91,16 @@ class BadRows:
         self._file = self.path.open("w", encoding="utf-8", newline="\n")
         self._left_out = 0
         self._bytes = 0
-        self._reasons: dict[str, list[int]] = {}
-        self._details: dict[str, str] = {}
-        self._counts: dict[str, int] = {}
-        self.count = 0
+        self._reasons = Reasons()
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return self._reasons.count
 
     def add(self, row: BadRow) -> None:
         """Take note of a bad row."""
-        self.count += 1
-        # Reasons are few by design; should a library's words ever get into one, the rest count as one kind.
-        reason = row.reason if row.reason in self._counts or len(self._counts) < 50 else "other reasons"
-        self._counts[reason] = self._counts.get(reason, 0) + 1
-        lines = self._reasons.setdefault(reason, [])
-        if len(lines) < 5:
-            lines.append(row.number)
-            self._details.setdefault(reason, row.detail)
+        self._reasons.add(row)
         line = json.dumps({"line": row.number, "reason": str(row), "row": row.preview}, ensure_ascii=False) + "\n"
         if self._bytes + 3 * len(line) > MOST_BYTES:
             self._left_out += 1
@@ -89,13 +117,7 @@ class BadRows:
 
     def summary(self) -> str:
         """The reasons, the most frequent first, with the first lines they were found in."""
-        parts = []
-        for reason, count in sorted(self._counts.items(), key=lambda item: (-item[1], item[0]))[:5]:
-            lines = self._reasons[reason]
-            where = ("line " if count == 1 else "lines ") + ", ".join(map(str, lines))
-            detail = f": {self._details[reason]}" if self._details.get(reason) else ""
-            parts.append(f"{reason}{detail} ({where}{f' and {count - len(lines)} more' if count > len(lines) else ''})")
-        return "; ".join(parts)
+        return self._reasons.summary()
 
     def __enter__(self) -> Self:
         return self
@@ -113,6 +135,7 @@ def keep_bad_rows(layout: Layout, row: FileRow, bad: BadRows) -> str | None:
         return None
     bad.close()
     place = _place(layout, row, {BAD_ROWS: _sha256(bad.path)})
+    durable.make_dirs((layout.rejected / place).parent)
     _put(bad.path, layout.rejected / (place + BAD_ROWS))
     return place + BAD_ROWS
 
@@ -123,11 +146,12 @@ def reject(layout: Layout, ledger: Ledger, row: FileRow, reason: str, bad: BadRo
     After a crash in between, doing it again, or `finish`, leads to the same end.
     """
     text = why(row, reason, _where(row))
-    wanted = {WHY: hashlib.sha256(text.encode()).hexdigest()}
+    wanted = {WHY: hashlib.sha256(text.encode()).hexdigest(), **_settings(layout, row)}
     if bad is not None and bad.count:
         bad.close()
         wanted[BAD_ROWS] = _sha256(bad.path)
     place = _place(layout, row, wanted)
+    durable.make_dirs((layout.rejected / place).parent)
     if bad is not None and bad.count:
         _put(bad.path, layout.rejected / (place + BAD_ROWS))
     durable.write_file(layout.rejected / (place + WHY), text)
@@ -164,17 +188,28 @@ def finish(layout: Layout, ledger: Ledger, row: FileRow) -> None:
     if row.state != "rejected" or row.archive is None or not row.archive.startswith("archive/"):
         return
     archived = layout.root / row.archive
+    beside = layout.root / (row.archive + SIDECAR)
     text = why(row, row.reason or "", _where(row))
-    place = _place(layout, row, {WHY: hashlib.sha256(text.encode()).hexdigest()})
+    place = _place(layout, row, {WHY: hashlib.sha256(text.encode()).hexdigest(), **_settings(layout, row)})
     target = layout.rejected / place
-    if archived.exists():
+    if archived.exists() or beside.exists():
+        durable.make_dirs(target.parent)
         if not (layout.rejected / (place + WHY)).exists():
             durable.write_file(layout.rejected / (place + WHY), text)
-        if not target.exists():
-            durable.link_or_copy(archived, target)
-        durable.remove_file(archived)
+        for source, name in ((beside, place + SIDECAR), (archived, place)):
+            if not source.exists():
+                continue
+            if not (layout.rejected / name).exists():
+                durable.link_or_copy(source, layout.rejected / name)
+            durable.remove_file(source)
     if target.exists():
         ledger.files.reject(row.id, row.reason or "", archive=f"{layout.rejected.name}/{place}")
+
+
+def _settings(layout: Layout, row: FileRow) -> dict[str, str]:
+    """The settings that lie beside a file's archived bytes: their ending and SHA-256."""
+    beside = layout.root / ((row.archive or "") + SIDECAR)
+    return {SIDECAR: _sha256(beside)} if row.archive and beside.is_file() else {}
 
 
 def _where(row: FileRow) -> str:
@@ -188,7 +223,9 @@ def _place(layout: Layout, row: FileRow, wanted: dict[str, str]) -> str:
     durable.make_dirs(layout.rejected)
     for name in names(row.name, row.id):
         own = {**wanted, "": row.sha256 or ""}
-        if all(_free_or_same(layout.rejected / (name + ending), digest) for ending, digest in own.items()):
+        if reachable(layout.rejected, name) and all(
+            _free_or_same(layout.rejected / (name + ending), digest) for ending, digest in own.items()
+        ):
             return name
     raise AssertionError("unreachable: there are names without end")
 

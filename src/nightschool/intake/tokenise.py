@@ -11,16 +11,20 @@ text; for chats it is the template that writes them, and none is added again.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left, bisect_right
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nightschool.errors import ModelError
-from nightschool.intake import template as templates
+from nightschool.intake import rendering
+from nightschool.intake.rendering import Span
 from nightschool.intake.rows import PREVIEW, BadRow
-from nightschool.intake.shapes import Chat, Pair, RowError, Shape, Text
-from nightschool.intake.template import Span, Template
+from nightschool.intake.shapes import REASONING_LEFT_OUT, Chat, Pair, RowError, Shape, Text
+from nightschool.intake.template import Template, check_date
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,15 +33,33 @@ BATCH_ROWS = 128
 BATCH_CHARACTERS = 1 << 19
 """Rows go to the tokenizer in batches of at most this size (or one row), so that its many small objects stay few."""
 
+THREADS = 2
+"""Batches that are tokenised at the same time, while this thread renders: with one, it would wait for the tokenizer."""
+
 
 @dataclass(frozen=True)
 class Encoded:
-    """A row as tokens: `ids` int32 and `train` int8 of one length; `number` is the row's, as reports name it."""
+    """A row as tokens: `ids` int32 and `train` int8 of one length; `number` is the row's, as reports name it.
+
+    `repairs` names what was put right in the row.
+    """
 
     number: int
     shape: str
     ids: np.ndarray
     train: np.ndarray
+    repairs: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A row on its way: its text, and the characters of it that are learned."""
+
+    number: int
+    row: Shape
+    text: str
+    spans: list[Span]
+    repairs: tuple[str, ...]
 
 
 def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
@@ -66,7 +88,7 @@ class Tokeniser:
         kwargs: dict[str, Any] | None = None,
         date: str | None = None,
     ) -> None:
-        templates.check_date(date)
+        check_date(date)
         self._tokenizer = tokenizer
         self._template = template
         self._all = template.how == "all"
@@ -75,64 +97,95 @@ class Tokeniser:
         self._eos: int | None = tokenizer.eos_token_id
         self._special = set(tokenizer.all_special_ids)
         self._ending: list[int] | None = None
+        self._blanks: dict[int, bool] = {}
+        self._settled = False
 
     def encode(self, rows: Iterable[tuple[int, Shape | BadRow]]) -> Iterator[Encoded | BadRow]:
         """Encode rows, each with its number, a batch at a time and in their order.
 
-        What cannot be used comes out as a BadRow, perhaps before usable rows that came earlier.
+        What cannot be used comes out as a BadRow, perhaps before usable rows that came earlier. While the tokenizer
+        works on batches, outside of Python, the next ones are rendered.
         """
-        batch: list[tuple[int, Shape, str, list[Span]]] = []
+        with ThreadPoolExecutor(THREADS, thread_name_prefix="tokenizer") as pool:
+            running: deque[tuple[list[_Waiting], Future[_Found]]] = deque()
+            for batch in self._batches(rows):
+                if isinstance(batch, BadRow):
+                    yield batch
+                    continue
+                self._settle()
+                running.append((batch, pool.submit(self._tokens, batch)))
+                if len(running) > THREADS:
+                    first, found = running.popleft()
+                    yield from self._finish(first, found.result())
+            for first, found in running:
+                yield from self._finish(first, found.result())
+
+    def _batches(self, rows: Iterable[tuple[int, Shape | BadRow]]) -> Iterator[list[_Waiting] | BadRow]:
+        batch: list[_Waiting] = []
         size = 0
         for number, row in rows:
             if isinstance(row, BadRow):
                 yield row
                 continue
             try:
-                batch.append((number, row, *self._text(row)))
+                waiting = self._text(number, row)
             except RowError as error:
                 yield BadRow(number, error.reason, error.detail, _preview(row))
                 continue
-            size += len(batch[-1][2])
+            batch.append(waiting)
+            size += len(waiting.text)
             if len(batch) >= BATCH_ROWS or size >= BATCH_CHARACTERS:
-                yield from self._flush(batch)
+                yield batch
                 batch, size = [], 0
-        yield from self._flush(batch)
+        if batch:
+            yield batch
 
-    def _text(self, row: Shape) -> tuple[str, list[Span]]:
+    def _text(self, number: int, row: Shape) -> _Waiting:
         if isinstance(row, Text):
-            return row.text, []
+            return _Waiting(number, row, row.text, [], ())
         if isinstance(row, Pair):
-            return row.prompt + row.completion, []
+            return _Waiting(number, row, row.prompt + row.completion, [], ())
         if not self._tokenizer.is_fast and not self._all:
             raise ModelError(
                 f"The tokenizer {type(self._tokenizer).__name__} cannot say which characters a token stands for, so "
                 'the answers of a chat cannot be found. Set data.loss_on = "all", or use a model with a tokenizer.json.'
             )
-        return templates.render(self._template, row, self._kwargs, self._date)
+        text, spans = rendering.render(self._template, row, self._kwargs, self._date)
+        repairs = row.repairs
+        if rendering.leaves_out_reasoning(row, text):
+            repairs = (*repairs, REASONING_LEFT_OUT)
+        return _Waiting(number, row, text, spans, repairs)
 
-    def _flush(self, batch: list[tuple[int, Shape, str, list[Span]]]) -> Iterator[Encoded | BadRow]:
-        """Encode a batch: one call for the chats, one for all plain text, one for the prompts alone."""
+    def _settle(self) -> None:
+        """Let the tokenizer change its settings while nothing else uses it: later several threads do."""
+        if not self._settled:
+            self._call(["a"])
+            self._end_of_turn()
+            self._settled = True
+
+    def _tokens(self, batch: list[_Waiting]) -> _Found:
+        """Call the tokenizer: once for the chats, once for all plain text, once for the prompts alone."""
+        chats = [i for i, waiting in enumerate(batch) if isinstance(waiting.row, Chat)]
+        plain = [i for i, waiting in enumerate(batch) if not isinstance(waiting.row, Chat)]
+        pairs = [i for i in plain if isinstance(batch[i].row, Pair)]
+        found = _Found({}, {}, {})
+        if chats:
+            result = self._call([batch[i].text for i in chats], add_special_tokens=False)
+            found.ids.update(zip(chats, result["input_ids"], strict=True))
+            if not self._all:
+                found.encodings.update(zip(chats, result.encodings, strict=True))
+        if plain:
+            found.ids.update(zip(plain, self._call([batch[i].text for i in plain])["input_ids"], strict=True))
+        if pairs:
+            texts = [row.prompt for i in pairs if isinstance(row := batch[i].row, Pair)]
+            found.prompts.update(zip(pairs, self._call(texts)["input_ids"], strict=True))
+        return found
+
+    def _finish(self, batch: list[_Waiting], found: _Found) -> Iterator[Encoded | BadRow]:
         import numpy as np
 
-        chats = [i for i, entry in enumerate(batch) if isinstance(entry[1], Chat)]
-        plain = [i for i, entry in enumerate(batch) if not isinstance(entry[1], Chat)]
-        pairs = [i for i in plain if isinstance(batch[i][1], Pair)]
-        ids: dict[int, list[int]] = {}
-        offsets: dict[int, list[Span]] = {}
-        if chats:
-            texts = [batch[i][2] for i in chats]
-            found = self._call(texts, add_special_tokens=False, return_offsets_mapping=not self._all)
-            ids.update(zip(chats, found["input_ids"], strict=True))
-            if not self._all:
-                offsets.update(zip(chats, found["offset_mapping"], strict=True))
-        if plain:
-            ids.update(zip(plain, self._call([batch[i][2] for i in plain])["input_ids"], strict=True))
-        prompts: dict[int, list[int]] = {}
-        if pairs:
-            texts = [row.prompt for i in pairs if isinstance(row := batch[i][1], Pair)]
-            prompts.update(zip(pairs, self._call(texts)["input_ids"], strict=True))
-        for i, (number, row, _, spans) in enumerate(batch):
-            tokens = ids.pop(i)
+        for i, waiting in enumerate(batch):
+            row, tokens = waiting.row, found.ids.pop(i)
             if not isinstance(row, Chat) and self._eos is not None and (not tokens or tokens[-1] != self._eos):
                 tokens = [*tokens, self._eos]
             array = np.array(tokens, dtype=np.int32)
@@ -140,39 +193,34 @@ class Tokeniser:
                 train = np.ones(len(array), dtype=np.int8)
             elif isinstance(row, Pair):
                 train = np.ones(len(array), dtype=np.int8)
-                train[: _common(prompts[i], tokens)] = 0
+                train[: _common(found.prompts[i], tokens)] = 0
             else:
-                train = self._mask(tokens, offsets.pop(i), spans)
+                train = self._mask(tokens, found.encodings.pop(i), waiting.spans)
             # Nothing comes before the first token to predict it from.
             train[:1] = 0
             if train.any():
-                yield Encoded(number, row.shape, array, train)
+                yield Encoded(waiting.number, row.shape, array, train, waiting.repairs)
             else:
-                yield BadRow(number, "no tokens to learn", self._why(row), _preview(row))
+                yield BadRow(waiting.number, "no tokens to learn", self._why(row), _preview(row))
 
     def _call(self, texts: list[str], **options: Any) -> Any:
         return self._tokenizer(
             texts, return_attention_mask=False, return_token_type_ids=False, verbose=False, **options
         )
 
-    def _mask(self, tokens: list[int], offsets: list[Span], spans: list[Span]) -> np.ndarray:
+    def _mask(self, tokens: list[int], encoding: Any, spans: list[Span]) -> np.ndarray:
         """Mark the tokens of the character spans, and the end of each turn."""
         import numpy as np
 
         train = np.zeros(len(tokens), dtype=np.int8)
-        where = np.array(offsets, dtype=np.int64).reshape(-1, 2)
+        ending = self._end_of_turn()
         for start, stop in spans:
-            # Some tokenizers trim white space off the offsets: then a token of nothing else has a width of zero, at its
-            # end, and still belongs here if that is where the span ends.
-            trimmed = (where[:, 0] == where[:, 1]) & (where[:, 1] == stop)
-            inside = np.flatnonzero((where[:, 1] > start) & ((where[:, 0] < stop) | trimmed))
-            if not len(inside):
+            first, last = tokens_of(encoding.token_to_chars, len(tokens), start, stop)
+            if first > last:
                 continue
-            first, last = int(inside[0]), int(inside[-1])
             if self._template.how == "prefix":
                 last = self._without_space(tokens, first, last)
             train[first : last + 1] = 1
-            ending = self._end_of_turn()
             if ending and tokens[last + 1 : last + 1 + len(ending)] == ending:
                 train[last + 1 : last + 1 + len(ending)] = 1
         return train
@@ -180,13 +228,19 @@ class Tokeniser:
     def _without_space(self, tokens: list[int], first: int, last: int) -> int:
         """The last token of a turn: white space that a template writes behind the token that ends it is not learned."""
         end = last
-        while end > first and tokens[end] not in self._special and not self._tokenizer.decode([tokens[end]]).strip():
+        while end > first and tokens[end] not in self._special and self._is_blank(tokens[end]):
             end -= 1
         return end if tokens[end] in self._special else last
 
+    def _is_blank(self, token: int) -> bool:
+        blank = self._blanks.get(token)
+        if blank is None:
+            blank = self._blanks[token] = not self._tokenizer.decode([token]).strip()
+        return blank
+
     def _end_of_turn(self) -> list[int]:
         if self._ending is None:
-            self._ending = templates.end_of_turn(self._tokenizer, self._template, self._kwargs, self._date)
+            self._ending = rendering.end_of_turn(self._tokenizer, self._template, self._kwargs, self._date)
         return self._ending
 
     def _why(self, row: Shape) -> str:
@@ -196,6 +250,35 @@ class Tokeniser:
                 return f'no message has the role "assistant"; the roles are {", ".join(sorted(roles))[:200]}'
             return "the chat template marks nothing of the assistant's messages"
         return "nothing follows the first token"
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What the tokenizer found, by place in the batch: tokens, where each of a chat's stands, tokens of the prompts."""
+
+    ids: dict[int, list[int]]
+    encodings: dict[int, Any]
+    prompts: dict[int, list[int]]
+
+
+def tokens_of(chars: Callable[[int], Span], count: int, start: int, stop: int) -> tuple[int, int]:
+    """The first and the last token of the characters from `start` up to `stop`; none if the first is behind the last.
+
+    Looks at a few tokens only: making a list of where all of them stand takes as long as a good part of tokenising.
+
+    Args:
+        chars: gives the characters (from, up to) of a token; neither goes back from one token to the next.
+        count: number of tokens.
+        start: first character.
+        stop: the one behind the last.
+    """
+    first = bisect_right(range(count), start, key=lambda token: chars(token)[1])
+    behind = bisect_left(range(count), stop, lo=first, key=lambda token: chars(token)[0])
+    # Some tokenizers trim white space off the places: then a token of nothing else has a width of zero, at its end,
+    # and still belongs here if that is where the span ends.
+    while behind < count and chars(behind) == (stop, stop):
+        behind += 1
+    return first, behind - 1
 
 
 def _preview(row: Shape) -> str:

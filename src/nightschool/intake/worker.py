@@ -8,8 +8,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import stat
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nightschool import durable
@@ -19,11 +22,11 @@ from nightschool.intake.recipe import is_current
 from nightschool.ledger.files import FileRow
 from nightschool.ledger.ledger import Ledger
 from nightschool.settings import Settings
-from nightschool.words import escape
+from nightschool.words import escape, in_bytes
 from nightschool.workspace import Layout
 
 if TYPE_CHECKING:
-    from nightschool.intake.prepare import Tools
+    from nightschool.intake.tools import Tools
 
 log = logging.getLogger(__name__)
 
@@ -31,10 +34,30 @@ AHEAD = 3
 """Files that are kept ready for the trainer."""
 
 TRIES = 3
-"""How often preparing a file may end the process before the file is rejected."""
+"""How often preparing a file may end the process before the file is rejected; and, counted apart, the whole machine."""
 
-ATTEMPT = "intake_attempt"
-"""The machine row that counts them. A new supervisor deletes it: only ends that it survived are the file's doing."""
+ATTEMPTS = "intake_attempts"
+"""The machine row that counts them: {"running": the file being prepared, "files": {its number: [tries, restarts]}}."""
+
+TOLD = "intake"
+"""The machine row for what others estimate with: settings that decide how many steps a file takes, and sizes."""
+
+
+def count_restart(ledger: Ledger) -> None:
+    """To be called when the whole machine starts, before any worker does.
+
+    If it ended while a file was prepared, that end goes from the file's `tries`, which only ends that the supervisor
+    survived are counted in, to its `restarts`. A power cut during the preparation of a good file costs it one of
+    those; a file that takes the whole service down each time is rejected after TRIES of them.
+    """
+    with ledger.transaction():
+        told = ledger.machine.get(ATTEMPTS) or {}
+        running = told.get("running")
+        if running is None:
+            return
+        tries, restarts = told["files"].get(str(running), (1, 0))
+        files = {**told["files"], str(running): [max(0, tries - 1), restarts + 1]}
+        ledger.machine.set(ATTEMPTS, {"running": None, "files": files})
 
 
 class Stopped(Exception):
@@ -75,9 +98,11 @@ class Worker:
             accept.recover(self._layout, self._ledger)
             durable.sweep(self._layout.prepared)
             self._recovered = True
+            self._tell_settings()
         try:
             if not self._looked:
                 self._send_back_outdated()
+                self._clean()
                 self._looked = True
             return self._take() or self._prepare_next() or self._prepare_again()
         except Exception as error:
@@ -104,34 +129,98 @@ class Worker:
             row = files.next_to_prepare()
         if row is None:
             return None
-        tries = self._tries(row)
-        if tries >= TRIES:
+        tries, restarts = self._attempts(row)
+        if max(tries, restarts) >= TRIES:
             reason = f"preparing it ended the intake process {tries} times"
+            if restarts >= TRIES:
+                reason = (
+                    f"the whole machine ended {restarts} times while this file was prepared; perhaps memory ran out "
+                    "(see `dmesg`). If it was the power, drop it again"
+                )
             log.error("%s was rejected: %s", escape(row.name), reason)
             rejected.reject(self._layout, self._ledger, row, reason)
-            self._ledger.machine.delete(ATTEMPT)
+            self._count(row, None)
             return "rejected"
-        return self._prepare(row, None, tries)
+        outcome = self._prepare(row, None)
+        if row.prepared is not None and not self._ledger.amounts.is_needed(row.prepared):
+            # It was prepared before, under settings that nothing refers to any more.
+            folder = self._layout.prepared / row.prepared
+            size = size_below(folder)
+            durable.remove_tree(folder)
+            self._add_size(-size)
+        return outcome
 
-    def _prepare(self, row: FileRow, recipe: dict[str, Any] | None, tries: int) -> str:
+    def _prepare(self, row: FileRow, recipe: dict[str, Any] | None) -> str:
         from nightschool.intake import prepare
 
-        self._ledger.machine.set(ATTEMPT, {"file": row.id, "tries": tries + 1})
+        before = self._attempts(row)
+        there = {folder.name for folder in self._layout.prepared.glob("*")}
+        self._count(row, (before[0] + 1, before[1]), running=True)
         try:
             outcome = prepare.prepare(self._layout, self._ledger, self._loaded(), row, recipe, self._between)
         except Exception as error:
             # Only a process that dies, or an error nobody foresaw, counts against the file.
             if isinstance(error, Stopped | OSError | NightschoolError):
-                self._ledger.machine.set(ATTEMPT, {"file": row.id, "tries": tries})
+                self._count(row, before if any(before) else None)
             raise
-        self._ledger.machine.delete(ATTEMPT)
+        made = self._ledger.files.get(row.id).prepared
+        with self._ledger.transaction():
+            self._count(row, None)
+            if made is not None and made not in there:
+                self._add_size(size_below(self._layout.prepared / made))
         return outcome
 
+    def _attempts(self, row: FileRow) -> tuple[int, int]:
+        """How often preparing the file ended this process, and how often the whole machine."""
+        tries, restarts = ((self._ledger.machine.get(ATTEMPTS) or {}).get("files") or {}).get(str(row.id), (0, 0))
+        return int(tries), int(restarts)
+
+    def _count(self, row: FileRow, attempts: tuple[int, int] | None, running: bool = False) -> None:
+        """Put down a file's attempts; None forgets them."""
+        with self._ledger.transaction():
+            files = dict((self._ledger.machine.get(ATTEMPTS) or {}).get("files") or {})
+            files.pop(str(row.id), None)
+            if attempts is not None:
+                files[str(row.id)] = list(attempts)
+            if files or running:
+                self._ledger.machine.set(ATTEMPTS, {"running": row.id if running else None, "files": files})
+            else:
+                self._ledger.machine.delete(ATTEMPTS)
+
+    def _tell_settings(self) -> None:
+        """Write down what others need to know of the settings to say how long the queue takes."""
+        training = self._settings.training
+        told = {**(self._ledger.machine.get(TOLD) or {}), "train_batch_size": training.train_batch_size}
+        told |= {"epochs": training.epochs, "gather_rows": self._settings.inbox.gather_rows}
+        self._ledger.machine.set(TOLD, told)
+
+    def _clean(self) -> None:
+        """Remove prepared data that no file refers to any more, and add up the rest."""
+        needed = self._ledger.amounts.prepared_names()
+        removed = freed = kept = 0
+        for folder in sorted(self._layout.prepared.iterdir()):
+            size = size_below(folder)
+            if folder.name in needed or folder.name.startswith("."):
+                kept += size
+                continue
+            durable.remove_tree(folder)
+            removed, freed = removed + 1, freed + size
+        if removed:
+            log.info("Removed prepared data that is out of date: %d folders, %s", removed, in_bytes(freed))
+        with self._ledger.transaction():
+            self._ledger.machine.set(TOLD, {**(self._ledger.machine.get(TOLD) or {}), "prepared_bytes": kept})
+
+    def _add_size(self, size: int) -> None:
+        with self._ledger.transaction():
+            told = self._ledger.machine.get(TOLD) or {}
+            size = max(0, int(told.get("prepared_bytes", 0)) + size)
+            self._ledger.machine.set(TOLD, {**told, "prepared_bytes": size})
+
     def _loaded(self) -> Tools:
-        from nightschool.intake import prepare
+        from nightschool.intake import tools
 
         if self._tools is None:
-            self._tools = prepare.Tools(self._settings, self._layout.fingerprint_cache)
+            self._tools = tools.Tools(self._settings, self._layout.fingerprint_cache)
         return self._tools
 
     def _send_back_outdated(self) -> None:
@@ -147,17 +236,13 @@ class Worker:
                 made = prepare.read_meta(folder).get("recipe", {})
             except DataError:
                 made = {}  # preparing it again looks closer, and mends
-            if is_current(made, self._loaded().recipe(prepare.day_of(row))):
+            if is_current(made, self._loaded().recipe(prepare.day_of(row), row.options)):
                 continue
             with self._ledger.transaction():
                 if files.get(row.id).state != "ready":
                     continue  # the trainer was faster; what it began with stays
                 files.set_state(row.id, "archived")
             log.info("%s is prepared again: settings changed since it was prepared", escape(row.name))
-
-    def _tries(self, row: FileRow) -> int:
-        attempt = self._ledger.machine.get(ATTEMPT) or {}
-        return int(attempt["tries"]) if attempt.get("file") == row.id else 0
 
     def _between(self) -> None:
         if self._stopping():
@@ -174,7 +259,7 @@ class Worker:
                     continue
                 log.warning("the prepared data of %s is gone, and is made again", escape(row.name))
                 try:
-                    return self._prepare(row, self._frozen_recipe(row), 0)
+                    return self._prepare(row, self._frozen_recipe(row))
                 except DataError as error:
                     self._refused_again.add(row.id)
                     self._ledger.events.add("data_changed", str(error), file=row.id)
@@ -183,10 +268,18 @@ class Worker:
 
     def _frozen_recipe(self, row: FileRow) -> dict[str, Any] | None:
         """The data recipe in the file's entry; None where it has none, and today's settings apply."""
-        for entry in self._ledger.entries.all():
-            if entry.file_id == row.id:
-                return json.loads(entry.recipe)["data"]
-        return None
+        entries = self._ledger.entries.of_file(row.id)
+        return json.loads(entries[0].recipe)["data"] if entries else None
+
+
+def size_below(folder: Path) -> int:
+    """Bytes in the files below a folder; 0 where it is not there, or while it vanishes."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            found = path.lstat()
+            total += found.st_size if stat.S_ISREG(found.st_mode) else 0
+    return total
 
 
 def lower_priority() -> None:

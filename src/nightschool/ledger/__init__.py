@@ -6,7 +6,7 @@
     files.py        what was dropped, and how far each file has come     order.py   natural name order
     entries.py      the ordered list of what was trained                 steps.py   one row per optimizer step
     checkpoints.py  what was saved, and what became of it                buckets.py rolled-up steps for long curves
-    boundaries.py   proof that state was carried from file to file
+    boundaries.py   proof that state was carried from file to file       holdouts.py loss on rows never trained on
     events.py       what happened, for people                            machine.py small values by name
 
 Imports nothing outside the standard library, and is quick to import: `nightschool status` depends on it.
@@ -18,6 +18,7 @@ from nightschool.ledger.checkpoints import CheckpointRow
 from nightschool.ledger.entries import EntryRow
 from nightschool.ledger.events import EventRow
 from nightschool.ledger.files import HIGH, LOW, NORMAL, Arrival, FileRow
+from nightschool.ledger.holdouts import HoldoutRow
 from nightschool.ledger.ledger import Ledger
 from nightschool.ledger.steps import StepRow
 
@@ -32,6 +33,7 @@ __all__ = [
     "EntryRow",
     "EventRow",
     "FileRow",
+    "HoldoutRow",
     "Ledger",
     "StepRow",
 ]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import itemgetter
 
-from nightschool.ledger.database import PAGE, Database
+from nightschool.ledger.database import Database
 
 SCHEMA = (
     """CREATE TABLE entries (
@@ -17,52 +19,66 @@ SCHEMA = (
     "INSERT INTO entries_revision VALUES (0)",
 )
 
-_COLUMNS = "position, file_id, data_digest, sequences, recipe, steps_total, start, stop, began_at"
+SEVERAL_FILES = (
+    """CREATE TABLE entry_parts (
+        position INTEGER NOT NULL, part INTEGER NOT NULL, file_id INTEGER NOT NULL, data_digest TEXT NOT NULL,
+        sequences INTEGER NOT NULL, PRIMARY KEY (position, part)) WITHOUT ROWID""",
+    "INSERT INTO entry_parts SELECT position, 0, file_id, data_digest, sequences FROM entries",
+    "CREATE INDEX entry_parts_file ON entry_parts (file_id)",
+    "DROP INDEX entries_file",
+    "ALTER TABLE entries DROP COLUMN file_id",
+    "ALTER TABLE entries DROP COLUMN data_digest",
+    "ALTER TABLE entries DROP COLUMN sequences",
+)
+"""What format 2 changed: an entry may be over several files."""
+
+ENTRIES = 50
+"""Entries in a page: each may bring several hundred parts, and the lock is held while they are read."""
+
+Part = tuple[int, str, int]
+"""One file of an entry: its id, the digest of its prepared data, the number of its sequences."""
+
+_REST = "recipe, steps_total, start, stop, began_at"
 
 
 @dataclass(frozen=True, slots=True)
 class EntryRow:
-    """One range of steps over one file.
+    """One range of steps over one file, or over several small ones.
 
-    `position` counts from 0 without gaps. `recipe` is the canonical JSON exactly as it was frozen. `start` and `stop`
-    are local steps of the file, a range [start, stop) out of `steps_total`. `began_at` is UTC ISO 8601.
+    `position` counts from 0 without gaps. `parts` are the files in order. `recipe` is the canonical JSON exactly as it
+    was frozen. `start` and `stop` are local steps, a range [start, stop) out of `steps_total`. `began_at` is UTC ISO
+    8601.
     """
 
     position: int
-    file_id: int
-    data_digest: str
-    sequences: int
+    parts: tuple[Part, ...]
     recipe: str
     steps_total: int
     start: int
     stop: int
     began_at: str
 
+    @property
+    def file_ids(self) -> tuple[int, ...]:
+        """The ids of the files, in order."""
+        return tuple(file_id for file_id, _, _ in self.parts)
+
 
 class Entries:
-    """The table `entries`. Only the process that trains, or repairs, writes to it."""
+    """The tables `entries` and `entry_parts`. Only the process that trains, or repairs, writes to them."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def append(
-        self,
-        file_id: int,
-        data_digest: str,
-        sequences: int,
-        recipe: str,
-        steps_total: int,
-        start: int = 0,
-        stop: int | None = None,
+        self, parts: Sequence[Part], recipe: str, steps_total: int, start: int = 0, stop: int | None = None
     ) -> int:
         """Put an entry at the end and return its position. `stop` is `steps_total` unless given."""
         began_at = self._database.now()
         with self._database.transaction():
             position = int(self._database.value("SELECT coalesce(max(position) + 1, 0) FROM entries"))
             stop = steps_total if stop is None else stop
-            self._insert(
-                [EntryRow(position, file_id, data_digest, sequences, recipe, steps_total, start, stop, began_at)]
-            )
+            self._insert([EntryRow(position, tuple(parts), recipe, steps_total, start, stop, began_at)])
         return position
 
     def all(self) -> list[EntryRow]:
@@ -75,25 +91,26 @@ class Entries:
 
     def get(self, position: int) -> EntryRow:
         """The entry at `position`. Raises KeyError where there is none."""
-        found = self._database.row(f"SELECT {_COLUMNS} FROM entries WHERE position = ?", (position,))
-        if found is None:
+        found = self._select("WHERE position = ?", (position,))
+        if not found:
             raise KeyError(f"no entry at position {position}")
-        return EntryRow(*found)
+        return found[0]
 
     def last(self) -> EntryRow | None:
         """The entry at the end of the list, or None while there is none."""
-        found = self._database.row(f"SELECT {_COLUMNS} FROM entries ORDER BY position DESC LIMIT 1")
-        return EntryRow(*found) if found else None
+        found = self._select("ORDER BY position DESC LIMIT 1", ())
+        return found[0] if found else None
 
     def of_file(self, file_id: int) -> list[EntryRow]:
-        """The entries over one file, in order."""
-        rows = self._database.rows(f"SELECT {_COLUMNS} FROM entries WHERE file_id = ? ORDER BY position", (file_id,))
-        return [EntryRow(*row) for row in rows]
+        """The entries that a file is in, in order."""
+        where = "WHERE position IN (SELECT position FROM entry_parts WHERE file_id = ?) ORDER BY position"
+        return self._select(where, (file_id,))
 
     def replace_all(self, rows: Sequence[EntryRow]) -> None:
         """Make `rows` the whole list, in their order, in one transaction. Positions are given anew from 0."""
         with self._database.transaction():
             self._database.write("DELETE FROM entries")
+            self._database.write("DELETE FROM entry_parts")
             self._insert([replace(row, position=position) for position, row in enumerate(rows)])
             self._database.write("UPDATE entries_revision SET revision = revision + 1")
 
@@ -101,20 +118,37 @@ class Entries:
         for row in rows:
             if not 0 <= row.start <= row.stop <= row.steps_total:
                 raise ValueError(f"entry range [{row.start}, {row.stop}) does not lie in {row.steps_total} steps")
+            if not row.parts:
+                raise ValueError("an entry is over at least one file")
         self._database.write_many(
-            f"INSERT INTO entries ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (astuple(row) for row in rows)
+            f"INSERT INTO entries (position, {_REST}) VALUES (?, ?, ?, ?, ?, ?)",
+            ((row.position, row.recipe, row.steps_total, row.start, row.stop, row.began_at) for row in rows),
         )
+        self._database.write_many(
+            "INSERT INTO entry_parts (position, part, file_id, data_digest, sequences) VALUES (?, ?, ?, ?, ?)",
+            ((row.position, number, *part) for row in rows for number, part in enumerate(row.parts)),
+        )
+
+    def _select(self, clauses: str, values: tuple) -> list[EntryRow]:
+        # One statement: a list that is rewritten between two reads would give an entry another's files.
+        found = self._database.rows(
+            f"SELECT position, file_id, data_digest, sequences, {_REST} FROM (SELECT * FROM entries {clauses}) "
+            "JOIN entry_parts USING (position)",
+            values,
+        )
+        # Sorted here, and not while the lock is held; the parts of each come in the order of their primary key.
+        found.sort(key=itemgetter(0))
+        entries = groupby(found, key=lambda row: (row[0], *row[4:]))
+        return [EntryRow(row[0], tuple(part[1:4] for part in parts), *row[1:]) for row, parts in entries]
 
     def _pages(self) -> Iterator[list[EntryRow]]:
         after = -1
         while True:
-            rows = self._database.rows(
-                f"SELECT {_COLUMNS} FROM entries WHERE position > ? ORDER BY position LIMIT {PAGE}", (after,)
-            )
-            yield [EntryRow(*row) for row in rows]
-            if len(rows) < PAGE:
+            rows = self._select(f"WHERE position > ? ORDER BY position LIMIT {ENTRIES}", (after,))
+            yield rows
+            if len(rows) < ENTRIES:
                 return
-            after = rows[-1][0]
+            after = rows[-1].position
 
     def _revision(self) -> int:
         return int(self._database.value("SELECT revision FROM entries_revision"))

@@ -21,6 +21,9 @@ from nightschool.ledger.order import natural_key
 HIGH, NORMAL, LOW = 0, 1, 2
 """Priorities: a lower number goes first."""
 
+ENTER_PAGE = 2000
+"""Files entered or asked for in one go: a hundred thousand at once would keep the trainer's commits waiting."""
+
 State = Literal["arrived", "archived", "ready", "training", "trained", "learned", "duplicate", "rejected", "set_aside"]
 STATES: tuple[State, ...] = get_args(State)
 
@@ -52,12 +55,16 @@ _STAGE = "INDEXED BY files_stage WHERE state ="
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A file to take in: its name for people, the absolute path its bytes are at, its priority and its own settings."""
+    """A file to take in: its name for people, the absolute path its bytes are at, its priority and its own settings.
+
+    The name may have folders in it, parted by slashes. `bytes` is the file's size so far as it is known.
+    """
 
     name: str
     source: str | os.PathLike[str]
     priority: int = NORMAL
     options: Mapping[str, Any] = field(default_factory=dict)
+    bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,26 +120,44 @@ class Files:
         """
         if not arrivals:
             return []
-        for arrival in arrivals:
-            _check(arrival)
-        # In name order, so that ids do not depend on the order in which a folder happened to be read.
-        # Done before the lock is taken: a hundred thousand files take a second.
-        rows = [
-            (natural_key(a.name), os.fspath(a.source), a.name, a.priority, encode(dict(a.options))) for a in arrivals
-        ]
-        rows.sort()
+        rows = _in_order(arrivals)
         with self._database.transaction():
-            last, batch = self._database.row("SELECT id, batch FROM files ORDER BY id DESC LIMIT 1") or (0, 0)
-            now = self._database.now()
-            self._database.write_many(
-                "INSERT INTO files (sort_key, source, name, priority, options, batch, arrived_at, state) "
-                "SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, 'arrived' "
-                "WHERE NOT EXISTS (SELECT 1 FROM files WHERE source = ?2 AND state = 'arrived')",
-                ((*row, batch + 1, now) for row in rows),
-            )
+            last = self._insert(rows)
             new = dict(self._database.rows("SELECT source, id FROM files WHERE id > ?", (last,)))
         sources = dict.fromkeys(os.fspath(arrival.source) for arrival in arrivals)
         return [new[source] for source in sources if source in new]
+
+    def enter(self, arrivals: Sequence[Arrival], at_once: int = ENTER_PAGE) -> dict[str, int]:
+        """Take in any number of files, in their order, `at_once` in a transaction; the id of each by its path.
+
+        Paths that wait as `arrived` already keep their id. After an error some may be in: calling it again goes on.
+        Raises DataError like `arrive`.
+        """
+        rows = _in_order(arrivals)
+        ids: dict[str, int] = {}
+        for first in range(0, len(rows), at_once):
+            page = rows[first : first + at_once]
+            with self._database.transaction():
+                self._insert(page)
+                found = self._database.rows(
+                    "SELECT source, files.id FROM json_each(?) CROSS JOIN files INDEXED BY files_source "
+                    "ON source = json_each.value WHERE state = 'arrived'",
+                    (encode([row[1] for row in page]),),
+                )
+            ids.update(found)
+        return ids
+
+    def _insert(self, rows: Sequence[tuple[Any, ...]]) -> int:
+        """Insert rows of `_in_order` as the next batch; the highest id before."""
+        last, batch = self._database.row("SELECT id, batch FROM files ORDER BY id DESC LIMIT 1") or (0, 0)
+        now = self._database.now()
+        self._database.write_many(
+            "INSERT INTO files (sort_key, source, name, priority, options, bytes, batch, arrived_at, state) "
+            "SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'arrived' "
+            "WHERE NOT EXISTS (SELECT 1 FROM files WHERE source = ?2 AND state = 'arrived')",
+            ((*row, batch + 1, now) for row in rows),
+        )
+        return last
 
     def withdraw(self, id: int) -> None:
         """Forget an arrived file of which nothing was taken. Its number is never given again."""
@@ -142,24 +167,34 @@ class Files:
                 raise ValueError(f"file {id} is {state}; it cannot be withdrawn")
             self._database.write("DELETE FROM files WHERE id = ?", (id,))
 
-    def sources(self) -> dict[str, int]:
-        """The path of every arrived file, with its id."""
-        return dict(self._database.rows("SELECT source, id FROM files WHERE state = 'arrived'"))
+    def arrived_from(self, source: str | os.PathLike[str]) -> int | None:
+        """The id of the arrived file whose bytes are at this path, or None."""
+        found = self._database.row(
+            "SELECT id FROM files INDEXED BY files_source WHERE state = 'arrived' AND source = ?", (os.fspath(source),)
+        )
+        return found[0] if found else None
 
     def unknown(self, ids: Iterable[int]) -> set[int]:
-        """Those of `ids` that no file has."""
-        found = self._database.rows(
-            "SELECT value FROM json_each(?) WHERE value NOT IN (SELECT id FROM files)", (encode(list(ids)),)
-        )
-        return {id for (id,) in found}
+        """Those of `ids` that no file has. Asked in pages."""
+        wanted, missing = list(ids), set[int]()
+        for first in range(0, len(wanted), ENTER_PAGE):
+            found = self._database.rows(
+                "SELECT value FROM json_each(?) WHERE value NOT IN (SELECT id FROM files)",
+                (encode(wanted[first : first + ENTER_PAGE]),),
+            )
+            missing.update(id for (id,) in found)
+        return missing
 
-    def archived(self, id: int, sha256: str, bytes: int, archive: str) -> None:
-        """The bytes are kept, at `archive` relative to the workspace."""
-        self._move(id, "archived", ("arrived",), sha256=sha256, bytes=bytes, archive=archive)
+    def archived(
+        self, id: int, sha256: str, bytes: int, archive: str, options: Mapping[str, Any] | None = None
+    ) -> None:
+        """The bytes are kept, at `archive` relative to the workspace. `options`, if given, replace the file's."""
+        self._move(id, "archived", ("arrived",), sha256=sha256, bytes=bytes, archive=archive, **_options(options))
 
-    def duplicate(self, id: int, of: int, reason: str | None = None) -> None:
+    def duplicate(self, id: int, of: int, reason: str | None = None, options: Mapping[str, Any] | None = None) -> None:
         """The bytes are those of the file `of`; this one is not trained."""
-        self._move(id, "duplicate", ("arrived", "archived"), duplicate_of=of, reason=reason)
+        values = {"duplicate_of": of, "reason": reason, **_options(options)}
+        self._move(id, "duplicate", ("arrived", "archived"), **values)
 
     def duplicates_of(self, id: int) -> list[FileRow]:
         """The files that were passed over because they have the bytes of this one, in the order they arrived."""
@@ -308,6 +343,25 @@ class Files:
                 raise ValueError(f"file {id} is {before}; it cannot become {state}")
             columns = "".join(f", {name} = ?" for name in values)
             self._database.write(f"UPDATE files SET state = ?{columns} WHERE id = ?", (state, *values.values(), id))
+
+
+def _in_order(arrivals: Sequence[Arrival]) -> list[tuple[Any, ...]]:
+    """The values of `_insert` in name order, so that ids do not depend on the order in which a folder was read.
+
+    Made before any lock is taken: a hundred thousand files take a second.
+    """
+    for arrival in arrivals:
+        _check(arrival)
+    rows = [
+        (natural_key(a.name), os.fspath(a.source), a.name, a.priority, encode(dict(a.options)), a.bytes)
+        for a in arrivals
+    ]
+    rows.sort(key=lambda row: row[:4])
+    return rows
+
+
+def _options(options: Mapping[str, Any] | None) -> dict[str, str]:
+    return {} if options is None else {"options": encode(dict(options))}
 
 
 def _check(arrival: Arrival) -> None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 from typing import Self
 
 from nightschool.ledger import schema
+from nightschool.ledger.amounts import Amounts
 from nightschool.ledger.boundaries import Boundaries
 from nightschool.ledger.checkpoints import Checkpoints
 from nightschool.ledger.database import Database, utc_now
 from nightschool.ledger.entries import Entries
 from nightschool.ledger.events import Events
 from nightschool.ledger.files import Files
+from nightschool.ledger.holdouts import Holdouts
 from nightschool.ledger.machine import Machine
 from nightschool.ledger.steps import Steps
 
@@ -22,20 +24,22 @@ from nightschool.ledger.steps import Steps
 class Ledger:
     """An open ledger. Threads may share one; every process opens its own.
 
-    `files`, `entries`, `steps`, `checkpoints`, `boundaries`, `events` and `machine` are the table families. Every
-    method of theirs that writes is one durable transaction by itself; `transaction()` joins several into one. Each of
-    them may raise StorageError: the disk is full (errno ENOSPC), read-only, or failing, the file is damaged, or it
-    stayed locked.
+    `files`, `entries`, `steps`, `checkpoints`, `boundaries`, `holdouts`, `events` and `machine` are the table
+    families. Every method of theirs that writes is one durable transaction by itself; `transaction()` joins several
+    into one. Each of them may raise StorageError: the disk is full (errno ENOSPC), read-only, or failing, the file
+    is damaged, or it stayed locked.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self.path = database.path
         self.files = Files(database)
+        self.amounts = Amounts(database)
         self.entries = Entries(database)
         self.steps = Steps(database)
         self.checkpoints = Checkpoints(database)
         self.boundaries = Boundaries(database)
+        self.holdouts = Holdouts(database)
         self.events = Events(database)
         self.machine = Machine(database)
 
@@ -71,6 +75,14 @@ class Ledger:
     def transaction(self) -> AbstractContextManager[None]:
         """Group several calls into one atomic, durable change. Nested uses join the outermost one."""
         return self._database.transaction()
+
+    def called(self, file_ids: Sequence[int]) -> str:
+        """What people call the data of an entry: its file's name; of several, the first one's and how many more.
+
+        Raises KeyError where there is no such file.
+        """
+        name = self.files.get(file_ids[0]).name
+        return name if len(file_ids) == 1 else f"{name} and {len(file_ids) - 1:,} more"
 
     def check(self) -> list[str]:
         """Let SQLite read the whole file, holding its read lock; the problems in words, empty when there are none."""

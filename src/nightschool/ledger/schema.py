@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from nightschool import __version__
 from nightschool.errors import StorageError, WorkspaceError
-from nightschool.ledger import boundaries, buckets, checkpoints, entries, events, files, machine, steps
+from nightschool.ledger import boundaries, buckets, checkpoints, entries, events, files, holdouts, machine, steps
 from nightschool.ledger.database import Database
 
 APPLICATION_ID = 0x6E736368
@@ -39,6 +39,7 @@ MIGRATIONS: tuple[Migration, ...] = (
             *machine.SCHEMA,
         ),
     ),
+    Migration(2, "entries over several files, hold-out losses", (*entries.SEVERAL_FILES, *holdouts.SCHEMA)),
 )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from nightschool.intake import watch
@@ -11,13 +13,15 @@ from nightschool.words import escape, in_bytes
 
 NAMED = 10
 BUSY_SHARE = 10
+WATCHED = 64
+"""Folders whose modification times are looked at all the time."""
 
 
 class Inbox:
     """Watches one inbox by looking at it.
 
     A change of a folder's own modification time (a file appeared, vanished or was renamed) makes it look at once, which
-    costs three `stat` calls per tick and works on every file system; notifications of the kernel get lost on network
+    costs a few `stat` calls per tick and works on every file system; notifications of the kernel get lost on network
     mounts. While files are settling it looks more often, and never so often that looking is all it does.
 
     Args:
@@ -47,7 +51,9 @@ class Inbox:
         self._watched: watch.Watched | None = None
         self._entered: dict[str, int] = {}
         self._told_open: set[Path] = set()
-        self._folders: tuple[int, ...] = ()
+        root = inbox.absolute()
+        self._folders = tuple(map(str, (root, root / "high", root / "low")))
+        self._stamped: tuple[int, ...] = ()
         self._looked_at = 0.0
         self._took = 0.0
 
@@ -59,7 +65,7 @@ class Inbox:
         if since < BUSY_SHARE * self._took:
             return False
         often = min(self._rescan, max(0.1, self._settle / 4)) if self.waiting else self._rescan
-        return since >= often or self._folders != self._stamps()
+        return since >= often or self._stamped != self._stamps()
 
     def look(self) -> None:
         """Scan, and enter settled files as one arrival.
@@ -70,23 +76,29 @@ class Inbox:
         """
         began = self._clock()
         # Before the scan: what changes during it makes the next tick look again.
-        folders = self._stamps()
+        stamped = self._stamps()
         snapshot = watch.scan(self.inbox)
         verdict = watch.settled(self._before(snapshot), snapshot, began, self._settle)
         # In the ledger such a file would hold up all that are behind it in the queue.
-        held = {item.path for item in verdict.ready if watch.held_open(item.path)}
+        held = {item.path for item in verdict.ready if _held_open(item.path)}
         verdict = watch.postponed(verdict, held)
         self._looked_at, self._took = self._clock(), self._clock() - began
         self.waiting = verdict.waiting + len(verdict.ready)
         if verdict.ready:
-            with self._ledger.transaction():
-                self._ledger.files.arrive([Arrival(r.path.name, r.path, r.priority) for r in verdict.ready])
-                sources = self._ledger.files.sources()
-            self._entered |= {path: sources[path] for item in verdict.ready if (path := str(item.path)) in sources}
+            arrivals = [Arrival(r.name, r.path, r.priority, bytes=r.size) for r in verdict.ready]
+            self._entered |= self._ledger.files.enter(arrivals)
         self.waiting = verdict.waiting
-        self._watched, self._folders = verdict.state, folders
+        self._watched = verdict.state
+        self._remember(snapshot, stamped)
         self._tell(verdict)
         self._tell_open(held)
+
+    def _remember(self, snapshot: watch.Snapshot, stamped: tuple[int, ...]) -> None:
+        """Which folders to watch from now on: with many, some are only found changed by the next full look."""
+        before = self._folders
+        self._folders = tuple(sorted(snapshot.folders)[:WATCHED])
+        # What happened in a folder before it was in the list is found by one more look.
+        self._stamped = stamped if self._folders == before else ()
 
     def _before(self, now: watch.Snapshot) -> watch.Watched | None:
         """What the last look saw, less what intake gave back since: that is to be reported once more."""
@@ -98,29 +110,37 @@ class Inbox:
         for path in [path for path, id in self._entered.items() if id in unknown]:
             del self._entered[path]
             seen[path] = seen[path]._replace(reported=False)
-        return watch.Watched(seen, self._watched.refused)
+        return replace(self._watched, seen=seen)
 
     def _tell_open(self, held: set[Path]) -> None:
         for path in sorted(held - self._told_open)[:NAMED]:
-            self._say(f"{path.name} waits in the inbox: a program has it open for writing.")
+            self._say(f"{escape(path.name)} waits in the inbox: a program has it open for writing.")
         self._told_open = held
 
     def _stamps(self) -> tuple[int, ...]:
         stamps = []
-        for folder in (self.inbox, self.inbox / "high", self.inbox / "low"):
+        for folder in self._folders:
             try:
-                stamps.append(folder.stat().st_mtime_ns)
+                stamps.append(os.stat(folder).st_mtime_ns)  # noqa: PTH116 (many times a second)
             except OSError:
                 stamps.append(-1)
         return tuple(stamps)
 
     def _tell(self, verdict: watch.Verdict) -> None:
         for ready in verdict.ready[:NAMED]:
-            size = verdict.state.seen[str(ready.path)].stamp.size
-            self._say(f"New in the inbox: {ready.path.relative_to(self.inbox.absolute())} ({in_bytes(size)}).")
+            self._say(f"New in the inbox: {self._shown(ready.path)} ({in_bytes(ready.size)}).")
         if len(verdict.ready) > NAMED:
             self._say(f"New in the inbox: {len(verdict.ready) - NAMED:,} more files.")
         for refused in verdict.refused[:NAMED]:
-            self._say(f"Not taken from the inbox: {escape(refused.path.name)}: {refused.reason}.")
+            self._say(f"Not taken from the inbox: {self._shown(refused.path)}: {refused.reason}.")
         if len(verdict.refused) > NAMED:
             self._say(f"Not taken from the inbox: {len(verdict.refused) - NAMED:,} more, for such reasons.")
+
+    def _shown(self, path: Path) -> str:
+        inbox = self.inbox.absolute()
+        return escape(path.relative_to(inbox) if path != inbox and path.is_relative_to(inbox) else path)
+
+
+def _held_open(path: Path) -> bool:
+    """Whether a program writes to the file, or to the settings beside it."""
+    return watch.held_open(path) or watch.held_open(path.with_name(path.name + watch.SIDECAR))

@@ -208,8 +208,8 @@ class Supervisor:
         _clear_old(self.layout.tmp)
         try:
             self.ledger.machine.set("supervisor", {"pid": os.getpid(), "until_idle": self.until_idle})
-            # If the whole machine was killed while it read a file, that is not the file's fault.
-            self.ledger.machine.delete(worker.ATTEMPT)
+            # If the whole machine was killed while it read a file, that is hardly the file's fault.
+            worker.count_restart(self.ledger)
         except StorageError as error:
             self._out_of_storage(error)
         try:

@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from nightschool import curriculum, schedule
 from nightschool.curriculum import Entry
-from nightschool.errors import DataError
-from nightschool.intake.prepared import PreparedReader
 from nightschool.training import batch, checkpoint, determinism, loss, model, optimizer, probe, state
+from nightschool.training.data import EntryData, OpenFile
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from accelerate import Accelerator
 
     from nightschool.record import Record
@@ -64,17 +64,16 @@ class Loop:
         settings: operational settings are read from here; everything else from the entries.
         root: the run's root.
         folder: the base model's folder.
-        open_data: gives the reader of an entry's prepared data.
+        open_file: gives the reader of a file's prepared data, by the file's id.
     """
 
     def __init__(
-        self, settings: Settings, root: dict[str, Any], accelerator: Accelerator,
-        open_data: Callable[[Entry], PreparedReader],
+        self, settings: Settings, root: dict[str, Any], accelerator: Accelerator, open_file: OpenFile
     ) -> None:  # fmt: skip
         self.settings = settings
         self.seed = int(root["seed"])
         self.accelerator = accelerator
-        self.open_data = open_data
+        self._open_file = open_file
         self.entries: list[Entry] = []
         self.done = 0
         self.on_entry: Callable[[int, Entry], None] | None = None
@@ -89,7 +88,7 @@ class Loop:
             self.head_note = loss.check_head(self.built)
             self.leak = probe.packing_leaks(self.built)
         self.built.model.train()
-        self._data: tuple[int, PreparedReader] | None = None
+        self._data: tuple[Entry, EntryData] | None = None
         self._at: _Standing | None = None
         self._pad = self.built.tokenizer.pad_token_id or 0
         self._flatten = "flash" in str(getattr(self.built.base.config, "_attn_implementation", ""))
@@ -167,7 +166,7 @@ class Loop:
         if place.local == entry.start and self.on_entry is not None:
             self.on_entry(place.index, entry)
         began = time.perf_counter()
-        data = self._reader(place.index, entry)
+        data = self._data_of(entry)
 
         numbers = curriculum.step_sequences(self.seed, entry, place.local)
         parts = {int(n): data.sequence(int(n)) for n in numbers}
@@ -207,15 +206,28 @@ class Loop:
             ends_entry=place.local + 1 == entry.stop,
         )
 
-    def _reader(self, index: int, entry: Entry) -> PreparedReader:
-        if self._data is None or self._data[0] != index:
-            reader = self.open_data(entry)
-            found = reader.digest()
-            if found != entry.data_digest:
-                raise DataError(
-                    f"The prepared data of file {entry.file_id} is not what its training began with (digest "
-                    f"{found[:12]}, expected {entry.data_digest[:12]}): the tokens would be others. Restore "
-                    ".nightschool/prepared from a backup."
-                )
-            self._data = (index, reader)
+    def _data_of(self, entry: Entry) -> EntryData:
+        if self._data is None or self._data[0].parts != entry.parts:
+            if self._data is not None:
+                self._data[1].close()
+            self._data = None
+            self._data = (entry, EntryData(entry, self._open_file))
         return self._data[1]
+
+    @torch.no_grad()
+    def evaluate(self, sequences: Sequence[batch.Sequence3]) -> float:
+        """Sum of the loss over the label tokens of some sequences, in nats; nothing of the run's state changes.
+
+        Dropout is off, so nothing random is drawn; gradients of a step in progress there are none.
+        """
+        self.built.model.eval()
+        try:
+            total = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
+            for one in batch.collate(
+                sequences, self.accelerator.device, packed=self.leak is None, pad_id=self._pad, flatten=self._flatten
+            ):
+                with self.accelerator.autocast():
+                    total += loss.sum_loss(self.built, one).double()
+            return float(total)
+        finally:
+            self.built.model.train()

@@ -47,7 +47,10 @@ def replay(layout: Layout) -> dict[str, Any]:
         root.compare(stored, root.compute(settings, base, stored["dtype"], layout.fingerprint_cache), base)
         files = {row.id: str(row.prepared) for row in ledger.files.each()}
         loop = Loop(
-            settings, stored, make_accelerator(settings), lambda e: PreparedReader(layout.prepared / files[e.file_id])
+            settings,
+            stored,
+            make_accelerator(settings),
+            lambda file_id: PreparedReader(layout.prepared / files[file_id]),
         )
         loop.entries = newest.entries
         loop.restore(folder, older)

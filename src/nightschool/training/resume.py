@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -56,6 +57,7 @@ def find_start(layout: Layout, ledger: Ledger, root_record: dict[str, Any]) -> S
     entries = entries_of(ledger)
     digest = root_digest(root_record)
     generation = read_generation(layout)
+    _clear_names(layout, ledger, generation)
     entries = _entries_ahead(layout, digest, entries, generation, ledger)
     choice = checkpoint.choose(layout.current_model, digest, entries)
     _say_unusable(choice, ledger)
@@ -100,23 +102,22 @@ def _check_known(ledger: Ledger, entries: list[Entry], folder: Path) -> None:
 
     One put back from an old backup may not, or give a file's number to another.
     """
-    for entry in entries:
+    for part in (part for entry in entries for part in entry.parts):
         try:
-            known = ledger.files.get(entry.file_id).data_digest == entry.data_digest
+            known = ledger.files.get(part.file_id).data_digest == part.data_digest
         except KeyError:
             known = False
         if not known:
             raise WorkspaceError(
-                f"{ledger.path} is older than {folder.name}: it does not know file {entry.file_id}, which that "
+                f"{ledger.path} is older than {folder.name}: it does not know file {part.file_id}, which that "
                 f"checkpoint was trained on. Put back a newer copy of {ledger.path.name}; nothing was changed."
             )
 
 
 def _row(position: int, entry: Entry, known: EntryRow | None) -> EntryRow:
     return EntryRow(
-        position=position, file_id=entry.file_id, data_digest=entry.data_digest, sequences=entry.sequences,
-        recipe=entry.recipe, steps_total=entry.length, start=entry.start, stop=entry.stop,
-        began_at=known.began_at if known else "",
+        position=position, parts=entry.parts, recipe=entry.recipe, steps_total=entry.length, start=entry.start,
+        stop=entry.stop, began_at=known.began_at if known else "",
     )  # fmt: skip
 
 
@@ -142,6 +143,27 @@ def _none_usable(layout: Layout, choice: Choice) -> str:
     )
 
 
+def _clear_names(layout: Layout, ledger: Ledger, generation: int) -> None:
+    """What is called like a checkpoint and is no folder would stop the save that needs the name: move it away."""
+    for path in sorted(layout.current_model.glob("checkpoint-*")):
+        if not path.is_dir():
+            target = _out_of_the_way(layout, path, generation)
+            _say(ledger, "checkpoint-damaged", f"{path.name} is no folder, and was moved to {target}.")
+
+
+def _out_of_the_way(layout: Layout, path: Path, generation: int) -> Path:
+    """Move something from `current_model/` to `undone/`; returns where it is now."""
+    parent = layout.undone / str(generation)
+    durable.make_dirs(parent)
+    target = parent / path.name
+    number = 1
+    while os.path.lexists(target):
+        number += 1
+        target = parent / f"{path.name}.{number}"
+    durable.publish(path, target)
+    return target
+
+
 def _set_aside(layout: Layout, ledger: Ledger, choice: Choice, generation: int) -> None:
     """Move what cannot be used out of the way of the numbers that will come again. Nothing is deleted."""
     sorts: tuple[tuple[Literal["damaged", "undone"], list[tuple[int, Path, str]]], ...] = (
@@ -150,14 +172,7 @@ def _set_aside(layout: Layout, ledger: Ledger, choice: Choice, generation: int) 
     )
     for state, unusable in sorts:
         for step, path, reason in unusable:
-            parent = layout.undone / str(generation)
-            durable.make_dirs(parent)
-            target = parent / path.name
-            number = 1
-            while target.exists():
-                number += 1
-                target = parent / f"{path.name}.{number}"
-            durable.publish(path, target)
+            target = _out_of_the_way(layout, path, generation)
             ledger.checkpoints.retire(step, reason, state=state)
             log.warning("%s was moved to %s.", path.name, target)
 
@@ -168,12 +183,13 @@ def repair(ledger: Ledger, entries: list[Entry], choice: Choice) -> None:
     done = record.step if record else 0
     ends: dict[int, int] = {}
     for index, entry in enumerate(entries):
-        ends[entry.file_id] = curriculum.first_step(entries, index) + entry.steps
+        ends.update(dict.fromkeys(entry.file_ids, curriculum.first_step(entries, index) + entry.steps))
     with ledger.transaction():
         ledger.steps.delete_after(done)
         gone = [at for at in range(len(entries)) if curriculum.first_step(entries, at) > done]
         if gone:
             ledger.boundaries.delete_from(gone[0])
+            ledger.holdouts.delete_from(gone[0])
         for file_id, end in ends.items():
             state = ledger.files.get(file_id).state
             wanted = "learned" if end <= done else "training"
@@ -200,7 +216,7 @@ def describe(start: Start, ledger: Ledger) -> str:
     if place is None:
         return "all files so far are learned"
     entry = start.entries[place.index]
-    name = ledger.files.get(entry.file_id).name
+    name = ledger.called(entry.file_ids)
     return f"file {name}, after {place.local - entry.start} of its {entry.steps} steps"
 
 

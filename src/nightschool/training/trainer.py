@@ -17,11 +17,12 @@ import torch
 
 from nightschool import basemodel, curriculum, durable, logs, schedule
 from nightschool.errors import NightschoolError, StorageError, TrainingError
-from nightschool.intake.prepared import PreparedReader, read_meta
-from nightschool.ledger import FileRow, Ledger, StepRow
+from nightschool.intake.prepared import HOLDOUT, PreparedReader
+from nightschool.ledger import Ledger, StepRow
 from nightschool.record import Record, root_digest
-from nightschool.settings import Settings, canonical, load_settings
-from nightschool.training import determinism, model, resume, retention, root
+from nightschool.settings import Settings, load_settings
+from nightschool.training import beginning, determinism, model, resume, retention, root
+from nightschool.training.holdout import Holdout
 from nightschool.training.loop import Loop, StepResult
 from nightschool.training.progress import Narrator
 from nightschool.training.recorder import Recorder
@@ -30,6 +31,8 @@ from nightschool.training.stopping import Stop
 from nightschool.workspace import Layout
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from accelerate import Accelerator
 
     from nightschool.training.state import Digests
@@ -101,7 +104,7 @@ class Trainer:
         self.root_digest = root_digest(self.root)
         start = resume.find_start(layout, ledger, self.root)
         self.generation = start.generation
-        self.loop = Loop(settings, self.root, accelerator, self._open_data)
+        self.loop = Loop(settings, self.root, accelerator, self._open_file)
         self.loop.entries = start.entries
         for note in (self.loop.head_note, self.loop.leak):
             if note:
@@ -114,6 +117,10 @@ class Trainer:
         self.saved_at = time.monotonic()
         self.changes: list[dict[str, Any]] = []
         self.history: deque[dict[str, float]] = deque(maxlen=HISTORY)
+        self.holdout = Holdout(
+            self.loop, ledger, self._open_holdout, seconds=settings.data.holdout_seconds,
+            cell=settings.training.micro_batch_size, stopping=stop.is_set,
+        )  # fmt: skip
         self.boundary: Digests | None = None
         self.loop.on_entry = self._check_boundary
         self.not_finite = 0
@@ -161,6 +168,7 @@ class Trainer:
 
     def run(self) -> None:
         """Train until told to stop, then save."""
+        self._measure_what_ended()
         while not self.stop.is_set():
             self.saver.check()
             if self.loop.next_place() is not None or self._begin_next():
@@ -176,58 +184,23 @@ class Trainer:
         log.info("Stopped at step %d, because %s.", self.loop.done, self.stop.reason)
 
     def _begin_next(self) -> bool:
-        """Begin the first file of the queue, if it is ready."""
-        row = self.ledger.files.next_to_train()
-        if row is None or row.state != "ready":
+        """Begin the first file of the queue, with the small ones next to it, if it is ready."""
+        entry = beginning.begin(self.layout, self.ledger, self.settings, self.root, self.loop.done)
+        if entry is None:
             return False
-        assert row.data_digest is not None
-        data_recipe = self._data_recipe(row)
-        if data_recipe is None:
-            with self.ledger.transaction():
-                if self.ledger.files.get(row.id).state == "ready":
-                    self.ledger.files.set_state(row.id, "archived")
-            return False
-        recipe = canonical(self.settings.entry_recipe(data_recipe, row.options))
-        entry = curriculum.whole(row.id, row.data_digest, int(row.sequences or 0), recipe)
-        with self.ledger.transaction():
-            if self.ledger.files.get(row.id).state != "ready":
-                # Intake has taken it back meanwhile, to prepare it again.
-                return False
-            self.ledger.entries.append(
-                file_id=row.id, data_digest=entry.data_digest, sequences=entry.sequences, recipe=recipe,
-                steps_total=entry.length, start=entry.start, stop=entry.stop,
-            )  # fmt: skip
-            self.ledger.files.begin(row.id)
-            self.ledger.events.add("began", f"Began {row.name}.", file=row.id, step=self.loop.done)
         self.loop.entries.append(entry)
-        log.info(
-            "Learning %s: %s rows, %s tokens, %d steps (%d to %d).", row.name, f"{row.rows_good or 0:,}",
-            f"{row.tokens or 0:,}", entry.steps, self.loop.done + 1, self.loop.done + entry.steps,
-        )  # fmt: skip
         return True
-
-    def _data_recipe(self, row: FileRow) -> dict[str, Any] | None:
-        """How a file was prepared; None where that is gone, or not how this run would prepare it now."""
-        folder = self.layout.prepared / str(row.prepared)
-        if durable.check(folder, deep=False):
-            log.warning("The prepared data of %s is not whole; it is prepared again.", row.name)
-            return None
-        recipe = read_meta(folder)["recipe"]
-        wanted = {**self.settings.data_recipe(), "tokenizer": self.root["tokenizer"]}
-        changed = sorted(key for key, value in wanted.items() if recipe.get(key) != value)
-        if changed:
-            log.info("%s was prepared with another %s; it is prepared again.", row.name, ", ".join(changed))
-            return None
-        return recipe
 
     def _step(self) -> None:
         place = self.loop.next_place()
         assert place is not None
         entry = self.loop.entries[place.index]
+        if place.local == entry.start and not self.holdout.before(place.index, entry):
+            return
         if self.progress.phase != "training" or place.local == entry.start:
             # Of a file that was resumed in the middle, the steps before are in the checkpoint.
             self.any_applied = place.local > entry.start
-            self.narrator.begin(self.ledger.files.get(entry.file_id).name, entry.length)
+            self.narrator.begin(self.ledger.called(entry.file_ids), entry.length)
             self._phase("training")
         try:
             result = self.loop.step()
@@ -245,9 +218,22 @@ class Trainer:
                     "from it and it is not called learned. Look at its rows; the last checkpoint is from before it."
                 )
             self.boundary = self.loop.digests()
-            if all(later.file_id != entry.file_id for later in self.loop.entries[place.index + 1 :]):
-                self.ledger.files.trained(entry.file_id)
+            later = {file_id for entry in self.loop.entries[place.index + 1 :] for file_id in entry.file_ids}
+            with self.ledger.transaction():
+                for file_id in entry.file_ids:
+                    if file_id not in later:
+                        self.ledger.files.trained(file_id)
         self._save_if_due("", ends=result.ends_entry)
+        if result.ends_entry:
+            # The save is written meanwhile.
+            self.holdout.after(place.index, entry)
+
+    def _measure_what_ended(self) -> None:
+        """The life before this one may have ended right after the last step on a file."""
+        place, entries = self.loop.next_place(), self.loop.entries
+        following = len(entries) if place is None else place.index
+        if following and (place is None or place.local == entries[following].start):
+            self.holdout.after(following - 1, entries[following - 1])
 
     def _explained(self, error: RuntimeError) -> NightschoolError | None:
         """What a user can do about an error in a step, of which nothing was applied; None for one nobody knows."""
@@ -273,9 +259,9 @@ class Trainer:
             carried = self.ledger.boundaries.after(position, str(after), note)
         if not carried:
             raise TrainingError(
-                f"Before the first step on file {entry.file_id} the weights or the optimizer are not what the file "
-                "before it left. Training stopped rather than go on from another state; the last checkpoint is "
-                "untouched. Please report this with training_output.log."
+                f"Before the first step on {self.ledger.called(entry.file_ids)} the weights or the optimizer are not "
+                "what the file before it left. Training stopped rather than go on from another state; the last "
+                "checkpoint is untouched. Please report this with training_output.log."
             )
 
     def _note(self, result: StepResult, file_step: int) -> None:
@@ -351,8 +337,16 @@ class Trainer:
         self.saved = loop.done
         self.saved_at = time.monotonic()
 
-    def _open_data(self, entry: curriculum.Entry) -> PreparedReader:
-        row = self.ledger.files.get(entry.file_id)
+    def _open_file(self, file_id: int) -> PreparedReader:
+        return PreparedReader(self._prepared(file_id))
+
+    def _open_holdout(self, file_id: int) -> PreparedReader | None:
+        folder = self._prepared(file_id)
+        return PreparedReader(folder, name=HOLDOUT) if (folder / HOLDOUT).exists() else None
+
+    def _prepared(self, file_id: int) -> Path:
+        """The folder with a file's tokens, looked at without reading them."""
+        row = self.ledger.files.get(file_id)
         folder = self.layout.prepared / str(row.prepared)
         if durable.check(folder, deep=False):
             # Not for the user to mend: intake makes it again, and the next start finds it.
@@ -360,7 +354,7 @@ class Trainer:
                 f"The prepared data of {row.name} in {folder} is gone or not whole. It is prepared again from the "
                 "archive."
             )
-        return PreparedReader(folder)
+        return folder
 
     def _write_tokenizer(self) -> None:
         """Tokenizer and chat template beside the adapter: `current_model/` loads as it stands."""

@@ -12,9 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nightschool.errors import DataError
 from nightschool.intake import rows
-from nightschool.intake.rows import BadRow, container_of, read_jsonl
+from nightschool.intake.containers import jsonlines, jsonvalue, streams
+from nightschool.intake.rows import BadRow, Rows
+
+
+def read_jsonl(file: io.RawIOBase | io.BytesIO, buffer: int = 1 << 20, **options: Any) -> Rows:
+    return jsonlines.read(streams.as_utf8(io.BufferedReader(file, buffer)), **options)  # type: ignore[arg-type]
 
 
 def read(data: bytes, **options: Any) -> list[tuple[int, Any]]:
@@ -51,8 +55,8 @@ def test_e7_an_empty_file_has_no_rows(data):
         (b'"a"', "not a JSON object", "a string"),
         (b"1", "not a JSON object", "a number"),
         (b"null", "not a JSON object", "null"),
-        (b'[{"text": "a"}]', "not a JSON object", "one JSON array"),
-        (b"[", "not valid JSON", "one JSON array"),
+        (b'[{"text": "a"}]', "not a JSON object", "a list"),
+        (b"[", "not valid JSON", "ends too early"),
     ],
 )
 def test_e8_a_malformed_row_has_a_number_a_reason_and_a_preview(line, reason, detail):
@@ -84,7 +88,7 @@ def test_e9_a_huge_line_is_one_bad_row_and_takes_no_memory():
             return count
 
     tracemalloc.start()
-    found = list(read_jsonl(io.BufferedReader(Endless()), longest=1 << 20))
+    found = list(read_jsonl(Endless(), longest=1 << 20))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert [number for number, _ in found] == [1, 2]
@@ -214,11 +218,61 @@ def test_what_is_written_as_json_lines_is_read_back(objects):
         assert read(data) == list(enumerate(objects, 1))
 
 
-def test_the_container_is_told_by_the_name():
-    for name in ("a.jsonl", "b.JSONL", "c.ndjson", "d.json", "no ending", "2026.11.jsonl"):
-        assert container_of(name) is read_jsonl
-    with pytest.raises(DataError, match=r"\.xlsx are not read; convert it to JSON Lines"):
-        container_of("a.xlsx")
+def test_e11_a_key_twice_is_found_however_it_is_written():
+    """The quick count of keys may be too high, never too low."""
+    for line in (
+        rb'{"a":1,"\u0061":2}',
+        b'{"a" :1,"a"\t : 2}',
+        rb'{"a":"\":","a":"\": "}',
+        b'{"x":[{"y":{"z":1,"z":1}}]}',
+        rb'{"a\\":1,"a\\":2}',
+    ):
+        assert the_bad(line).reason == "a key appears twice in one object", line
+    for line in (rb'{"a":"\":","b":"\" :"}', rb'{"a":"{\"b\":1,\"b\":2}"}', b'{"":1,"a":{"":2}}'):
+        assert isinstance(read(line)[0][1], dict), line
+
+
+keys = st.sampled_from(["a", "b", '":', '\\": ', "\u2028", "é"])
+values = st.recursive(
+    keys | st.integers(), lambda inner: st.lists(inner, max_size=3) | st.lists(st.tuples(keys, inner), max_size=3)
+)
+
+
+@given(st.lists(st.tuples(keys, values), max_size=3), st.booleans(), st.sampled_from(["", " ", "\t "]))
+def test_e11_keys_are_counted_as_a_reader_that_watches_them_does(pairs, ascii_only, space):
+    twice = False
+
+    def write(value: Any) -> str:
+        nonlocal twice
+        if isinstance(value, list) and value and all(isinstance(item, tuple) for item in value):
+            twice |= len({key for key, _ in value}) < len(value)
+            inner = ",".join(json.dumps(k, ensure_ascii=ascii_only) + space + ":" + write(v) for k, v in value)
+            return "{" + inner + "}"
+        if isinstance(value, list):
+            return "[" + ",".join(map(write, value)) + "]"
+        return json.dumps(value, ensure_ascii=ascii_only)
+
+    line = write([*pairs, ("last", 1)]).encode()
+    found = jsonvalue.parse(1, line)
+    assert isinstance(found, BadRow) == twice
+    if not twice:
+        assert found == json.loads(line)
+
+
+def test_e11_control_a_parser_alone_lets_a_key_twice_through(monkeypatch):
+    monkeypatch.setattr(jsonvalue, "_COLON", jsonvalue._NOT_A_NUMBER)
+    monkeypatch.setattr(jsonvalue, "_keys_of", lambda data: jsonvalue._keys_in(json.loads(data)))
+    assert read(b'{"a":1,"a":2}') == [(1, {"a": 2})]
+
+
+def test_e9_nesting_that_the_parser_takes_and_later_steps_would_not(monkeypatch):
+    deep = b'{"a":' * 199 + b"1" + b"}" * 199
+    assert isinstance(read(deep)[0][1], dict)
+    deep = b'{"a":' * 300 + b"1" + b"}" * 300
+    assert the_bad(deep).reason == "nested too deeply"
+    # Control.
+    monkeypatch.setattr(jsonvalue, "DEEPEST", 1000)
+    assert isinstance(read(deep)[0][1], dict)
 
 
 def test_b11_rows_are_read_one_at_a_time():
@@ -240,7 +294,7 @@ def test_b11_rows_are_read_one_at_a_time():
             return len(line)
 
     def numbers() -> Iterator[int]:
-        for number, value in read_jsonl(io.BufferedReader(Lines(), 1 << 16)):
+        for number, value in read_jsonl(Lines(), 1 << 16):
             assert isinstance(value, dict)
             yield number
 

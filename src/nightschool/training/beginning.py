@@ -1,0 +1,84 @@
+"""Beginning a file: from the first of the queue to an entry of the curriculum, its settings frozen."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from nightschool import curriculum, durable, gathering
+from nightschool.intake.prepared import read_meta
+from nightschool.settings import Settings, canonical
+from nightschool.words import escape
+
+if TYPE_CHECKING:
+    from nightschool.ledger import FileRow, Ledger
+    from nightschool.workspace import Layout
+
+log = logging.getLogger("nightschool.trainer")
+
+
+def begin(
+    layout: Layout, ledger: Ledger, settings: Settings, root: dict[str, Any], done: int
+) -> curriculum.Entry | None:
+    """Append the next entry to the curriculum, in the ledger, and return it; None while nothing is ready.
+
+    Args:
+        layout, ledger, settings: the workspace.
+        root: the run's root.
+        done: steps done so far, for the log.
+    """
+    head = ledger.files.next_to_train()
+    if head is None or head.state != "ready":
+        return None
+
+    def recipe_of(row: FileRow) -> str | None:
+        data_recipe = _data_recipe(layout, settings, root, row)
+        if data_recipe is None:
+            _send_back(ledger, row)
+            return None
+        return canonical(settings.entry_recipe(data_recipe, row.options))
+
+    queue = ledger.files.queue(limit=gathering.MOST_FILES + 1)
+    chosen = gathering.together(queue, settings.inbox.gather_rows, recipe_of)
+    if not chosen:
+        return None
+    rows, recipe = [row for row, _ in chosen], chosen[0][1]
+    entry = curriculum.whole(
+        (curriculum.Part(row.id, str(row.data_digest), int(row.sequences or 0)) for row in rows), recipe
+    )
+    with ledger.transaction():
+        if any(ledger.files.get(row.id).state != "ready" for row in rows):
+            # Intake has taken one back meanwhile, to prepare it again.
+            return None
+        ledger.entries.append(entry.parts, recipe, entry.length, entry.start, entry.stop)
+        for row in rows:
+            ledger.files.begin(row.id)
+            ledger.events.add("began", f"Began {row.name}.", file=row.id, step=done)
+        name = ledger.called(entry.file_ids)
+    log.info(
+        "Learning %s: %s rows, %s tokens, %d steps (%d to %d).", escape(name),
+        f"{sum(row.rows_good or 0 for row in rows):,}", f"{sum(row.tokens or 0 for row in rows):,}", entry.steps,
+        done + 1, done + entry.steps,
+    )  # fmt: skip
+    return entry
+
+
+def _data_recipe(layout: Layout, settings: Settings, root: dict[str, Any], row: FileRow) -> dict[str, Any] | None:
+    """How a file was prepared; None where that is gone, or not how this run would prepare it now."""
+    folder = layout.prepared / str(row.prepared)
+    if durable.check(folder, deep=False):
+        log.warning("The prepared data of %s is not whole; it is prepared again.", row.name)
+        return None
+    recipe = read_meta(folder)["recipe"]
+    wanted = {**settings.data_recipe(row.options), "tokenizer": root["tokenizer"]}
+    changed = sorted(key for key, value in wanted.items() if recipe.get(key) != value)
+    if changed:
+        log.info("%s was prepared with another %s; it is prepared again.", row.name, ", ".join(changed))
+        return None
+    return recipe
+
+
+def _send_back(ledger: Ledger, row: FileRow) -> None:
+    with ledger.transaction():
+        if ledger.files.get(row.id).state == "ready":
+            ledger.files.set_state(row.id, "archived")
