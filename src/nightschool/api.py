@@ -16,7 +16,7 @@ from nightschool.errors import CheckpointError, DataError, ModelError, Nightscho
 from nightschool.forecast import Queue, read_queue
 from nightschool.intake import sidecar
 from nightschool.intake.glance import Glance, glance
-from nightschool.ledger import HIGH, LOW, NORMAL, Arrival, CheckpointRow, FileRow, Ledger
+from nightschool.ledger import HIGH, LOW, NORMAL, Arrival, CheckpointRow, FileRow, HoldoutRow, Ledger
 from nightschool.status import Status, read_status
 from nightschool.workspace import Layout, find_workspace
 
@@ -261,6 +261,11 @@ class Workspace:
         """Every file that was dropped or added, in the order of arrival. Read in pages as you go."""
         with self.ledger() as ledger:
             yield from ledger.files.each()
+
+    def holdouts(self, first: int = 0, last: int = 2**62) -> dict[int, HoldoutRow]:
+        """The loss on rows that are never trained on, before and after a file, by file id from `first` to `last`."""
+        with self.ledger() as ledger:
+            return ledger.holdouts.of_files(first, last)
 
     def checkpoints(self) -> list[CheckpointRow]:
         """The checkpoints the machine has written (the newest 1000), oldest first."""

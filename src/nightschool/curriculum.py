@@ -239,10 +239,8 @@ def from_record(record: dict[str, Any]) -> list[Entry]:
         raise ValueError(f"no curriculum: {error}") from None
 
 
-def _entry(recipes: Sequence[str], *row: Any) -> Entry:
+def _entry(recipes: list[str], *row: Any) -> Entry:
     if len(row) == 6:  # format 1: one file to an entry
-        parts, rest = [row[:3]], row[3:]
-    else:
-        parts, rest = row[0], row[1:]
-    recipe, start, stop = rest
+        row = ([row[:3]], *row[3:])
+    parts, recipe, start, stop = row
     return Entry(tuple(Part(*part) for part in parts), recipes[recipe], start, stop)

@@ -41,7 +41,7 @@ def together(
         if len(found) == MOST_FILES or rows >= MOST_TIMES * gather_rows > 0:
             break
         small = is_small(row, gather_rows)
-        if found and small is False:
+        if found and (small is False or row.priority != found[0][0].priority):
             break
         recipe = recipe_of(row) if row.state == "ready" else None
         if recipe is None:

@@ -6,7 +6,7 @@ import pytest
 
 from nightschool import logs
 from nightschool.cli.common import plain
-from nightschool.ledger import Arrival, Ledger
+from nightschool.ledger import Arrival, HoldoutRow, Ledger
 from nightschool.workspace import Layout
 from tests.cli.conftest import Run
 
@@ -21,6 +21,16 @@ def filled(layout: Layout) -> Layout:
         ledger.checkpoints.publish(2600, 0, "cd" * 32, "checkpoint-2600", 1000, 2000, 1.25, 0.01)
         ledger.checkpoints.retire(900, "3 newer ones")
     return layout
+
+
+@pytest.mark.usefixtures("filled")
+def test_files_show_what_was_measured_on_rows_held_out(here: Run, layout: Layout) -> None:
+    with Ledger.open(layout.ledger) as ledger:
+        ledger.holdouts.record([HoldoutRow(0, 2, 7, 90, 3.25, None), HoldoutRow(4, 2, 7, 90, 2.5, 1.125)])
+    assert "2.500 → 1.125" in here("files").out
+    first, second = here("files", "--json").json
+    assert first["holdout_loss_after"] is None
+    assert (second["holdout_rows"], second["holdout_loss_before"], second["holdout_loss_after"]) == (7, 2.5, 1.125)
 
 
 @pytest.mark.usefixtures("filled")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from nightschool import gathering
 from nightschool.errors import ModelError, SettingsError
 from nightschool.intake import accept, packing, prepare, watch, worker
 from nightschool.intake import tools as intake_tools
@@ -21,7 +22,8 @@ from .workspaces import TODAY, Killed, Workspace, dying, lines
 CHAT = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}]}
 
 
-def test_files_are_prepared_a_few_ahead_and_the_head_of_the_queue_always(place):
+def test_files_are_prepared_a_few_ahead_and_the_head_of_the_queue_always(place, monkeypatch):
+    monkeypatch.setattr(gathering, "MOST_BYTES", 0)  # no file is small
     numbers = [place.drop(f"{i}.jsonl", lines({"text": f"file {i}"})) for i in range(5)]
     done = place.work()
     assert done.count("archived") == 5
@@ -32,6 +34,14 @@ def test_files_are_prepared_a_few_ahead_and_the_head_of_the_queue_always(place):
     assert place.work() == ["archived", "ready"]
     assert place.get(number).state == "ready"
     assert [place.get(n).state for n in numbers] == ["ready"] * 3 + ["archived"] * 2
+
+
+def test_small_files_are_prepared_as_many_ahead_as_begin_together(place, monkeypatch):
+    """Nothing begins while it is not known whether the next file is small: waiting for the trainer would be for ever."""
+    monkeypatch.setattr(gathering, "MOST_FILES", 3)
+    for number in range(12):
+        place.drop(f"{number}.jsonl", lines({"text": f"file {number}"}))
+    assert place.work().count("ready") == worker.AHEAD * 3
 
 
 def test_a_worker_that_is_stopped_in_the_middle_leaves_nothing_behind(place):

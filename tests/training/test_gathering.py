@@ -91,8 +91,8 @@ def test_nothing_begins_while_it_is_not_known_whether_the_next_is_small(base: Pa
     assert entries(layout) == [(1, 2, 3, 4)]
 
 
-def row(number: int, rows: int, state: str = "ready", bytes: int = 100) -> FileRow:
-    found: Any = SimpleNamespace(id=number, rows_good=rows, state=state, bytes=bytes)
+def row(number: int, rows: int, state: str = "ready", bytes: int = 100, priority: int = 1) -> FileRow:
+    found: Any = SimpleNamespace(id=number, rows_good=rows, state=state, bytes=bytes, priority=priority)
     return found
 
 
@@ -130,6 +130,11 @@ def test_a_file_of_many_bytes_is_large_even_before_it_is_read() -> None:
     assert together([row(0, 1), row(1, 0, "archived", bytes=gathering.MOST_BYTES + 1)]) == [0]
     assert together([row(0, 1), row(1, 0, "archived")]) == []
     assert together([row(0, 1, bytes=gathering.MOST_BYTES + 1), row(1, 1)]) == [0]
+
+
+def test_an_urgent_file_does_not_wait_for_the_others() -> None:
+    assert together([row(0, 1, priority=0), row(1, 1), row(2, 1)]) == [0]
+    assert together([row(0, 1, priority=0), row(1, 0, "archived")]) == [0]
 
 
 def test_files_with_other_settings_are_not_gathered() -> None:

@@ -10,6 +10,7 @@ from nightschool.intake.tokenise import Encoded
 
 if TYPE_CHECKING:
     import numpy as np
+    import pyarrow as pa
 
 BLOCK_ROWS = 1000
 BLOCK_TOKENS = 1 << 21
@@ -68,20 +69,16 @@ def _packed(block: Sequence[Encoded], max_length: int) -> list[Packed]:
     from datasets.table import InMemoryTable
     from trl.data_utils import pack_dataset
 
-    lengths = np.array([len(row.ids) for row in block], np.int64)
-    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
-    columns = {
-        "ids": np.concatenate([row.ids for row in block]),
-        "train": np.concatenate([row.train for row in block]),
-        # Packing moves whole columns; to carry the row's index, every token gets it.
-        "rows": np.repeat(np.array([row.number - 1 for row in block], np.int32), lengths),
-    }
-    table = pa.table({name: pa.ListArray.from_arrays(offsets, pa.array(values)) for name, values in columns.items()})
+    sizes = np.array([len(row.ids) for row in block], np.int64)
+    ends = np.cumsum(sizes)
+    offsets = pa.array(np.concatenate([[0], ends]), pa.int32())
+    # What is packed is where each token stands in the block. Ids, masks and row numbers are looked up there afterwards.
+    places = pa.ListArray.from_arrays(offsets, pa.array(np.arange(ends[-1], dtype=np.int32)))
     bars = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
         packed = pack_dataset(
-            datasets.Dataset(InMemoryTable(table)),
+            datasets.Dataset(InMemoryTable(pa.table({"places": places}))),
             max_length,
             strategy="bfd_split",
             map_kwargs={"batch_size": len(block), "keep_in_memory": True},
@@ -89,14 +86,31 @@ def _packed(block: Sequence[Encoded], max_length: int) -> list[Packed]:
     finally:
         if not bars:
             datasets.enable_progress_bars()
+    table = packed.data.table
+    where, token_ends = _flat(table.column("places"))
+    lengths, part_ends = _flat(table.column("seq_lengths"))
+    lengths = lengths.astype(np.int32)
+    starts = np.cumsum(lengths) - lengths
+    ids = np.concatenate([row.ids for row in block])[where]
+    train = np.concatenate([row.train for row in block])[where]
+    train[starts] = 0
+    numbers = np.array([row.number - 1 for row in block], np.int32)
+    rows = numbers[np.searchsorted(ends, where[starts], side="right")]
     result: list[Packed] = []
-    data = packed.data.table
-    ids, train, rows, parts = (data.column(name) for name in ("ids", "train", "rows", "seq_lengths"))
-    for index in range(len(data)):
-        lengths = parts[index].values.to_numpy().astype(np.int32)
-        starts = np.cumsum(lengths) - lengths
-        mask = train[index].values.to_numpy().astype(np.int8, copy=True)
-        mask[starts] = 0
-        numbers = rows[index].values.to_numpy()[starts].astype(np.int32)
-        result.append(Packed(ids[index].values.to_numpy().astype(np.int32), mask, lengths, numbers))
+    token = part = 0
+    for token_end, part_end in zip(token_ends.tolist(), part_ends.tolist(), strict=True):
+        result.append(
+            Packed(ids[token:token_end], train[token:token_end], lengths[part:part_end], rows[part:part_end])
+        )
+        token, part = token_end, part_end
     return result
+
+
+def _flat(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """The values of a column of lists one after the other, and where each list ends in them."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    values = pa.concat_arrays([chunk.flatten() for chunk in column.chunks])
+    return values.to_numpy(), np.cumsum(pc.list_value_length(column).to_numpy())

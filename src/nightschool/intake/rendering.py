@@ -13,8 +13,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any
 
+from nightschool.intake.quickly import REASONING, quickly
 from nightschool.intake.shapes import Chat, RowError
 from nightschool.intake.template import Template, date_macro
 
@@ -39,7 +41,7 @@ def render(template: Template, chat: Chat, kwargs: dict[str, Any], date: str | N
     if chat.tools or any("tool_calls" in message for message in chat.messages):
         _check_tools(template, chat)
     try:
-        return _render(_Renderer(template, chat, kwargs, date, lambda messages: messages), chat)
+        return _render(_Renderer(template, chat, kwargs, date, _as_they_are), chat)
     except RowError:
         for form in _other_forms(template, chat.messages):
             try:
@@ -136,14 +138,10 @@ def leaves_out_reasoning(chat: Chat, text: str) -> bool:
     """Whether the rendered text lacks reasoning that a message holds beside its content."""
     for message in chat.messages:
         if len(message) > 2:
-            reasoning = next((r for key in _REASONING if isinstance(r := message.get(key), str)), "")
+            reasoning = next((r for key in REASONING if isinstance(r := message.get(key), str)), "")
             if reasoning.strip() not in text:
                 return True
     return False
-
-
-_REASONING = ("reasoning_content", "thinking", "reasoning")
-"""Keys of a message that transformers hands to templates as the reasoning before the answer."""
 
 
 class _Renderer:
@@ -162,12 +160,19 @@ class _Renderer:
         if template.dated:
             if date is None:
                 raise ValueError("a template that asks for the date needs one")
-            self._text = date_macro(date) + template.text
+            self._text = _dated(template.text, date)
         self._kwargs = {**template.special, **kwargs, **chat.template_kwargs}
         self._tools = chat.tools
         self._form = form
 
     def __call__(self, messages: Messages, mark: bool, prompt: bool = False) -> tuple[str, list[Span]]:
+        if self._form is _as_they_are and not self._tools:
+            found = quickly(self._text, messages, self._kwargs, mark, prompt)
+            if found is not None:
+                return found
+        return self._by_transformers(messages, mark, prompt)
+
+    def _by_transformers(self, messages: Messages, mark: bool, prompt: bool) -> tuple[str, list[Span]]:
         from transformers.utils.chat_template_utils import render_jinja_template
 
         try:
@@ -188,6 +193,15 @@ class _Renderer:
 
 
 _A_PART = "{'type': 'text', 'text': "
+
+
+def _as_they_are(messages: Messages) -> Messages:
+    return messages
+
+
+@lru_cache(maxsize=8)
+def _dated(text: str, date: str) -> str:
+    return date_macro(date) + text
 
 
 def _by_prefix(draw: _Renderer, chat: Chat) -> tuple[str, list[Span]]:
@@ -263,7 +277,7 @@ def end_of_turn(tokenizer: Any, template: Template, kwargs: dict[str, Any], date
         try:
             text, spans = render(template, Chat(messages), kwargs, date)
             if template.how == "prefix":
-                draw = _Renderer(template, Chat(messages), kwargs, date, lambda messages: messages)
+                draw = _Renderer(template, Chat(messages), kwargs, date, _as_they_are)
                 span = _by_content(draw, messages, len(messages) - 1, text)
                 spans = [span] if span else []
         except RowError:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nightschool import durable
+from nightschool import durable, gathering
 from nightschool.errors import DataError, NightschoolError, StorageError
 from nightschool.intake import accept, rejected
 from nightschool.intake.recipe import is_current
@@ -125,7 +125,7 @@ class Worker:
         if head is None:
             return None
         row = head if head.state == "archived" else None
-        if row is None and len(files.listing("ready", limit=AHEAD)) < AHEAD:
+        if row is None and self._room_ahead():
             row = files.next_to_prepare()
         if row is None:
             return None
@@ -149,6 +149,11 @@ class Worker:
             durable.remove_tree(folder)
             self._add_size(-size)
         return outcome
+
+    def _room_ahead(self) -> bool:
+        """Whether more should be kept ready. Small files begin together, so only many of them are as much as one."""
+        small, large = self._ledger.amounts.ready(self._settings.inbox.gather_rows, gathering.MOST_BYTES)
+        return large < AHEAD and small < AHEAD * gathering.MOST_FILES
 
     def _prepare(self, row: FileRow, recipe: dict[str, Any] | None) -> str:
         from nightschool.intake import prepare

@@ -36,6 +36,16 @@ class Amounts:
             )
         return found
 
+    def ready(self, rows: int, size: int) -> tuple[int, int]:
+        """How many of the (first few thousand) ready files are small, with under `rows` rows and at most `size` bytes;
+        and how many are not."""
+        small, every = self._database.rows(
+            "SELECT count(*) FILTER (WHERE rows_good < ? AND bytes <= ?), count(*) FROM "
+            "(SELECT rows_good, bytes FROM files INDEXED BY files_state WHERE state = 'ready' LIMIT ?)",
+            (rows, size, PAGE_LIMIT),
+        )[0]
+        return small, every - small
+
     def to_prepare(self, endings: Sequence[str]) -> list[Waiting]:
         """How much waits that is not prepared, by ending of the name and the files' own number of epochs.
 

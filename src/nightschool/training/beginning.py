@@ -47,8 +47,8 @@ def begin(
         (curriculum.Part(row.id, str(row.data_digest), int(row.sequences or 0)) for row in rows), recipe
     )
     with ledger.transaction():
-        if any(ledger.files.get(row.id).state != "ready" for row in rows):
-            # Intake has taken one back meanwhile, to prepare it again.
+        if any(ledger.files.get(row.id) != row for row in rows):
+            # Intake has taken one back meanwhile, to prepare it again; it may even have done so.
             return None
         ledger.entries.append(entry.parts, recipe, entry.length, entry.start, entry.stop)
         for row in rows:

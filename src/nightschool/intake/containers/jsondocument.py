@@ -28,7 +28,14 @@ if TYPE_CHECKING:
 ROW_KEYS = frozenset({"text", "prompt", "completion", "instruction", "question", "chosen", "rejected"})
 """An object with one of these is a row, whatever lists are in it."""
 
+_ROW_PAIRS = (frozenset({"input", "output"}), frozenset({"query", "answer"}), frozenset({"query", "response"}))
+"""So is one with both of these; one alone may stand beside a list of rows, as in the answer of a search."""
+
+_CHATS = frozenset({"messages", "conversations", "conversation"})
 _MESSAGE_KEYS = frozenset({"role", "from"})
+_PARTS_OF_MESSAGES = frozenset({"content", "value"})
+"""What makes an object a message only where it lies in a list with a name of `_CHATS`."""
+
 _CHUNK = 1 << 20
 _DEEPEST = 1 << 20
 
@@ -124,15 +131,17 @@ def _list_in(window: bytes, row_keys: frozenset[str]) -> tuple[str, int] | None:
         DataError: there are several lists of objects.
     """
     lists: list[tuple[str, int]] = []
+    names: set[str] = set()
     for name, scan in _members(window):
-        if name in row_keys:
+        names.add(name)
+        if name in row_keys or any(pair <= names for pair in _ROW_PAIRS):
             return None
         value = scan.position
         if scan.next_byte() == _LIST:
             scan.position = offset = scan.position + 1
             if scan.next_byte() == _OBJECT:
-                if not lists and _is_message(window[offset:]):
-                    return None
+                if _is_message(window[offset:], name):
+                    return None  # also behind other lists: "tools" may stand before "messages"
                 lists.append((name, offset))
                 if len(lists) > 1:
                     raise _several(lists[0][0], name)
@@ -140,14 +149,14 @@ def _list_in(window: bytes, row_keys: frozenset[str]) -> tuple[str, int] | None:
     return lists[0] if lists else None
 
 
-def _is_message(text: bytes) -> bool:
-    """Whether the object that `text` begins with has a key of a message."""
+def _is_message(text: bytes, name: str) -> bool:
+    """Whether the object that `text` begins with, the first of the list `name`, is a message, perhaps a broken one."""
     try:
         first = _Scanner(io.BytesIO(), len(text), text).element("", closes=True)
         value = json.loads(first) if isinstance(first, bytes) else {}
     except (DataError, ValueError, RecursionError):
         return False
-    return bool(_MESSAGE_KEYS & value.keys())
+    return bool((_MESSAGE_KEYS | _PARTS_OF_MESSAGES if name in _CHATS else _MESSAGE_KEYS) & value.keys())
 
 
 def _members(window: bytes) -> Iterator[tuple[str, _Scanner]]:
