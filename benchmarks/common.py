@@ -205,10 +205,12 @@ class Rounds(Generic[T]):
     """Collects rounds until enough of them were left alone by other programs, or three times as many are done.
 
     Kept are the calmest, as the kernel's account of other programs' processor time says; never by what they gave.
+    `used` gives the processor seconds of children that still run, so that they are not taken for others.
     """
 
-    def __init__(self, wanted: int) -> None:
+    def __init__(self, wanted: int, used: Callable[[], float] = lambda: 0.0) -> None:
         self.wanted = wanted
+        self._used = used
         self._found: list[tuple[float, T]] = []
 
     @property
@@ -219,10 +221,10 @@ class Rounds(Generic[T]):
     def __iter__(self) -> Iterator[Callable[[T], None]]:
         """For each round, a function to hand its result to."""
         while self.done < 3 * self.wanted and sum(others < CALM for others, _ in self._found) < self.wanted:
-            began, used = time.monotonic(), _foreign_seconds()
+            began, used = time.monotonic(), _foreign_seconds() - self._used()
             results: list[T] = []
             yield results.append
-            others = (_foreign_seconds() - used) / max(time.monotonic() - began, 1e-9)
+            others = (_foreign_seconds() - self._used() - used) / max(time.monotonic() - began, 1e-9)
             self._found += [(others, result) for result in results]
 
     @property

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import checkpoint, common, continuity, overhead, packing
+from benchmarks import checkpoint, common, continuity, intake, overhead, packing
 
 CASE = overhead.Case("tiny", hidden=32, layers=1, length=32, cells=2, per_cell=2, steps=2)
 TEXT = continuity.Plan(files=3, length=32, batch=4, seeds=1, hidden=32, passages=24)
@@ -139,3 +139,30 @@ def test_packing_compares_the_same_rows(
     result = _run(packing, tmp_path, capsys)
     assert result["ratio"]["n"] == 2
     assert result["filled"]["packed"] > result["filled"]["padded"] > 0
+
+
+def test_intake_makes_the_tokens_that_datasets_makes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = intake.Plan(
+        rows=(120,), rounds=(1,), beside_rounds=1, beside_rows=15_000, steps=2, vocabulary=400, characters=20_000,
+        hidden=32, layers=1, length=32,
+    )  # fmt: skip
+    monkeypatch.setattr(intake, "QUICK", plan)
+    monkeypatch.setattr(intake, "SIDES", intake.SIDES[:2])  # each is a process that loads its libraries
+    # Once is enough here, however busy the machine is.
+    monkeypatch.setattr(common, "CALM", 100.0)
+    result = _run(intake, tmp_path, capsys)
+    assert [size["rows"] for size in result["speed"]] == [120]
+    assert all(ratio["median"] > 0 for size in result["speed"] for ratio in size["ratios"].values())
+    assert all(memory["median"] > 1e7 for memory in result["speed"][0]["memory"].values())
+    assert result["beside"]["ratio"]["n"] == 1
+    assert result["beside"]["intake_cores"]["median"] > 0
+
+
+def test_intake_refuses_to_compare_other_masks() -> None:
+    turn = intake._Turn(seconds=1.0, memory=1, rows=5, tokens=50, label_tokens=20, processor=1.0)
+    found = {"intake": turn, "with masks": turn, "without masks": replace(turn, label_tokens=0)}
+    intake.check_equal(found)
+    with pytest.raises(RuntimeError, match="cannot be compared"):
+        intake.check_equal({**found, "with masks": replace(turn, label_tokens=21)})

@@ -7,13 +7,15 @@ how far intake happens to be: while it is not known whether the next file is sma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from nightschool.ledger import FileRow
 
 MOST_FILES = 500
 MOST_TIMES = 20
 """A gathering holds at most so many files, and ends once it has so many times `gather_rows` rows."""
+MOST_TOKENS = 1 << 24
+"""Nor does it go on behind so many tokens: they are held in memory while they are trained on."""
 MOST_BYTES = 8 << 20
 """A file with more bytes is never small, however few rows it has: nobody should wait until it is read."""
 
@@ -36,20 +38,34 @@ def together(
         recipe_of: the canonical recipe a ready file would begin with, or None where it has to be prepared again.
     """
     found: list[tuple[FileRow, str]] = []
-    rows = 0
-    for row in queue:
-        if len(found) == MOST_FILES or rows >= MOST_TIMES * gather_rows > 0:
-            break
-        small = is_small(row, gather_rows)
-        if found and (small is False or row.priority != found[0][0].priority):
-            break
+    for row in _candidates(queue, gather_rows):
         recipe = recipe_of(row) if row.state == "ready" else None
         if recipe is None:
             return []
         if found and recipe != found[0][1]:
             break
         found.append((row, recipe))
-        rows += row.rows_good or 0
-        if not small:
-            break
     return found
+
+
+def awaited(queue: Iterable[FileRow], gather_rows: int) -> FileRow | None:
+    """The first file that must be ready before the next ones can begin; None where there is none."""
+    return next((row for row in _candidates(queue, gather_rows) if row.state != "ready"), None)
+
+
+def _candidates(queue: Iterable[FileRow], gather_rows: int) -> Iterator[FileRow]:
+    """The files that begin now, as their sizes have it; the last may be one whose size is not known yet."""
+    first: FileRow | None = None
+    rows = tokens = 0
+    for number, row in enumerate(queue):
+        if number == MOST_FILES or rows >= MOST_TIMES * gather_rows > 0 or tokens >= MOST_TOKENS:
+            return
+        small = is_small(row, gather_rows)
+        if first is not None and (small is False or row.priority != first.priority):
+            return
+        yield row
+        if not small:
+            return
+        first = first or row
+        rows += row.rows_good or 0
+        tokens += row.tokens or 0

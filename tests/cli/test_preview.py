@@ -29,6 +29,15 @@ def table(tmp_path: Path) -> Path:
     return path
 
 
+def test_a_link_is_looked_at_under_its_own_name_as_add_takes_it(cli: Run, model: Path, table: Path) -> None:
+    """The cache of Hugging Face is made of links to files without endings."""
+    blob = table.rename(table.with_name("0123abc"))
+    table.symlink_to(blob)
+    table.with_name("rows.csv.toml").write_text('[columns]\nprompt = "ask"\ncompletion = "reply"\n')
+    found = cli("preview", table, "--model", model, "--json").json
+    assert (found["name"], found["container"], found["rows_good"]) == ("rows.csv", "csv", 2)
+
+
 def test_it_works_without_a_workspace(cli: Run, model: Path, table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(table.parent)
     found = cli("preview", table, "--model", model, "--map", "prompt=ask", "--map", "completion=reply", "--json")

@@ -364,9 +364,9 @@ GOOD = {
 def table(cases: dict[tuple[str, str, str], Any]) -> str:
     """Which kinds of files hold which shapes: a digit says in how many packings."""
     kinds = list(dict.fromkeys(kind for kind, _, _ in cases))
-    head = "".join(f"{kind:>11}" for kind in kinds)
-    lines = [f"{'':<30}{head}"]
+    lines = [f"{'':<30}" + "".join(f"  {kind}" for kind in kinds)]
     for shape in SHAPES:
         counts = [sum((kind, shape, packed) in cases for packed in PACKED) for kind in kinds]
-        lines.append(f"{shape:<30}" + "".join(f"{count or '-':>11}" for count in counts))
+        cells = (f"{count or '-':>{len(kind) + 2}}" for kind, count in zip(kinds, counts, strict=True))
+        lines.append(f"{shape:<30}" + "".join(cells))
     return "\n".join(lines)

@@ -17,9 +17,6 @@ from .containers.files import PACKED, WRITERS, Row
 from .corpus import DOCUMENTS, TABLES, Case
 
 ALL_MAY_BE_BAD = (("max_bad_rows", 1.0),)
-SHORT = (("max_bad_rows", 1.0), ("max_length", 12))
-FIVE = 5
-"""Rows in a file of which one is bad, where the share of them matters."""
 
 OK, OK_BECOMES = b'{"text": "ok"}', "<bos>⟦ok<eos>⟧"
 NOT_COPIED = "it was not copied or written to its end"
@@ -28,8 +25,8 @@ LATIN = "if the file is in Latin-1, run: iconv -f LATIN1 -t UTF-8"
 CASES: dict[str, Case] = {}
 
 
-def _add(name: str, data: bytes, container: str | None, shape: str | None, *rows: tuple[int, str], **more: Any) -> None:
-    """A case; `packed` compresses it and changes its name."""
+def add(name: str, data: bytes, container: str | None, shape: str | None, *rows: tuple[int, str], **more: Any) -> None:
+    """Add a case; `packed` compresses it and changes its name."""
     packed = more.pop("packed", "")
     name, container = name + packed, container and container + packed
     assert name not in CASES, name
@@ -37,7 +34,7 @@ def _add(name: str, data: bytes, container: str | None, shape: str | None, *rows
     CASES[name] = Case(name, PACKED[packed](data), container, shape, rows, **more)
 
 
-def _none_usable(reason: str, line: int) -> str:
+def none_usable(reason: str, line: int) -> str:
     return f"none of its 1 rows can be used: {reason} (line {line})"
 
 
@@ -45,14 +42,13 @@ def _none_usable(reason: str, line: int) -> str:
 
 EMPTY = "it holds no rows: the file is empty, or only white space"
 for ending in (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt", ".md", ""):
+    container = {".jsonl": "jsonl", ".json": "jsonl", ".csv": "csv", ".tsv": "tsv", ".md": "markdown"}.get(ending)
     for packed in PACKED:
-        container = {".jsonl": "jsonl", ".json": "jsonl", ".csv": "csv", ".tsv": "tsv", ".md": "markdown"}.get(ending)
-        _add(f"e7 empty{ending}", b"", container or "text", None, problem=EMPTY, packed=packed)
-    _add(f"e7 blank{ending}", b" \n\r\n\t\n", container or "text", None, problem=EMPTY)
-_add("e7 empty array.json", b" [ ] ", "json", None, problem=EMPTY)
-_add("e7 only a header.csv", b"text,n\n", "csv", None, problem="it holds a header line and no rows")
-_add("e7 only a header.tsv", b"text\tn\n\n", "tsv", None, problem="it holds a header line and no rows")
-_add("e7 no rows.parquet", files.parquet([{"text": "a"}]), "parquet", "text", (1, "<bos>⟦a<eos>⟧"))
+        add(f"e7 empty{ending}", b"", container or "text", None, problem=EMPTY, packed=packed)
+    add(f"e7 blank{ending}", b" \n\r\n\t\n", container or "text", None, problem=EMPTY)
+add("e7 empty array.json", b" [ ] ", "json", None, problem=EMPTY)
+add("e7 only a header.csv", b"text,n\n", "csv", None, problem="it holds a header line and no rows")
+add("e7 only a header.tsv", b"text\tn\n\n", "tsv", None, problem="it holds a header line and no rows")
 
 
 def _parquet_without_rows() -> bytes:
@@ -66,8 +62,7 @@ def _parquet_without_rows() -> bytes:
     return file.getvalue()
 
 
-CASES.pop("e7 no rows.parquet")
-_add("e7 no rows.parquet", _parquet_without_rows(), "parquet", None, problem="it is a Parquet file without rows")
+add("e7 no rows.parquet", _parquet_without_rows(), "parquet", None, problem="it is a Parquet file without rows")
 
 # --- E8 to E11: what stands between two good rows, in each container in which it can stand there
 
@@ -133,7 +128,7 @@ _SPOILED = {
     **{
         (kind, "e8 cut off"): f"the brackets of its JSON do not match in row 2 (byte {place}), so that where the next "
         "row begins cannot be told; mend that row, or write one object per line"
-        for kind, place in (("array", 45), ("wrapped", 61))
+        for kind, place in (("array", 45), ("wrapped", 62))
     },
 }
 
@@ -144,12 +139,12 @@ for kind, around in AROUND.items():
         if name == "e9 200,000 levels" and kind in ("wrapped", "objects"):
             continue  # as in an array, and each of them takes a second
         if (kind, name) in _SPOILED:
-            _add(title, data, container, None, problem=_SPOILED[kind, name])
+            add(title, data, container, None, problem=_SPOILED[kind, name])
         elif (kind, name) == ("objects", "e8 no comma behind it"):  # there that is no mistake
             between = [(2, "<bos>⟦a<eos>⟧"), (3, "<bos>⟦b<eos>⟧")]
-            _add(title, data, container, "text", (1, OK_BECOMES), *between, (4, OK_BECOMES))
+            add(title, data, container, "text", (1, OK_BECOMES), *between, (4, OK_BECOMES))
         else:
-            _add(title, data, container, "text", (1, OK_BECOMES), (3, OK_BECOMES), bad=((2, reason),))
+            add(title, data, container, "text", (1, OK_BECOMES), (3, OK_BECOMES), bad=((2, reason),))
 
 LONG = 9 << 20
 for kind, around in AROUND.items():
@@ -159,7 +154,16 @@ for kind, around in AROUND.items():
     reason = f"longer than 8388608 bytes: it has {size} bytes"
     title = f"e9 a row over 8 MiB, {kind}{base.removeprefix('rows')}"
     rows = (1, OK_BECOMES), (3, OK_BECOMES)
-    _add(title, around(element), container, "text", *rows, bad=((2, reason),), packed=".zst")
+    add(title, around(element), container, "text", *rows, bad=((2, reason),), packed=".zst")
+
+add(
+    "e8 more broken lines than whole ones.jsonl",
+    OK + b'\n{"text": }\n[1]\n',
+    "jsonl",
+    "text",
+    (1, OK_BECOMES),
+    bad=((2, ELEMENTS["e8 no value"][1]), (3, ELEMENTS["e8 a list"][1])),
+)
 
 # --- E8 to E11 in tables: the same between two good lines
 
@@ -170,7 +174,7 @@ LINES: dict[str, tuple[bytes, str]] = {
     "e8 a stray mark": (b'"a" b,,c', """not valid CSV: ',' expected after '"'"""),
     "e8 a cell of Python": (
         b",\"[{'role': 'user'}]\",c",
-        _BROKEN_CELL + "not valid JSON: object keys must be strings (byte 7); it looks like a Python list: write it "
+        _BROKEN_CELL + "not valid JSON: object keys must be strings (byte 2); it looks like a Python list: write it "
         "with json.dumps",
     ),
     "e8 a cell that is cut off": (b',"[{""role"": ""user""",c', _BROKEN_CELL + "not valid JSON: it ends too early"),
@@ -202,18 +206,18 @@ _LINE_BECOMES = "<bos>⟦o\nk<eos>⟧"
 
 for name, (line, reason) in LINES.items():
     data = b"\n".join([b"text,messages,n", _GOOD_LINE, line, _GOOD_LINE, b""])
-    _add(f"{name}.csv", data, "csv", "text", (2, _LINE_BECOMES), (5, _LINE_BECOMES), bad=((4, reason),))
+    add(f"{name}.csv", data, "csv", "text", (2, _LINE_BECOMES), (5, _LINE_BECOMES), bad=((4, reason),))
     if b"," not in line.replace(b",", b"", 2) and b"\t" not in line and b'",' not in line:
         tabs = data.replace(b",", b"\t")
-        reason = reason.replace("','", "'\\t'").replace("commas", "tabs")
-        _add(f"{name}.tsv", tabs, "tsv", "text", (2, _LINE_BECOMES), (5, _LINE_BECOMES), bad=((4, reason),))
+        reason = reason.replace("','", "'\t'").replace("commas", "tabs")
+        add(f"{name}.tsv", tabs, "tsv", "text", (2, _LINE_BECOMES), (5, _LINE_BECOMES), bad=((4, reason),))
 
 # The cell has nine lines of 1 MiB; it is given up where it is too long, and counted up to there.
-_add(
+add(
     "e9 a cell over 8 MiB.csv", b'text\nok\n"' + 9 * (b"x" * (1 << 20) + b"\n") + b'"\nok\n', "csv", "text",
     (2, OK_BECOMES), (13, OK_BECOMES), packed=".zst", bad=((3, "longer than 8388608 bytes: it has 8388617 bytes"),),
 )  # fmt: skip
-_add(
+add(
     "e8 a mark that is never closed.csv", b'text\nok\n"a\nok\nok\n', "csv", None,
     problem="a quotation mark in the row that begins on line 3 is never closed, so that where the next row begins "
     "cannot be told; mend that row, or, if the file is cut off, copy it again",
@@ -222,7 +226,7 @@ for header, problem in {
     b"text,text": 'two columns have the name "text" in its header (line 1); rename one',
     b"text,,n": "column 2 has no name in its header (line 1, cut at commas); the first line must name every column",
 }.items():
-    _add(f"e8 a header of {header.decode()}.csv", header + b"\na,b,c\n", "csv", None, problem=problem)
+    add(f"e8 a header of {header.decode()}.csv", header + b"\na,b,c\n", "csv", None, problem=problem)
 
 # --- E8: at most so many
 
@@ -237,36 +241,36 @@ for kind in AROUND:
         "[inbox.columns] or --map"
     )
     become = [(number, OK_BECOMES) for number in (1, 2, 3, 4)]
-    _add(f"e8 one bad row of five, {kind}{ending}", rows, container, "text", *become, bad=((5, keys),), settings=())
+    add(f"e8 one bad row of five, {kind}{ending}", rows, container, "text", *become, bad=((5, keys),), settings=())
     rows = corpus.write(kind, [*four[1:], {"odd": 1}])
     problem = (
         "1 of its 4 rows cannot be used, more than data.max_bad_rows = 0.2 allows: "
         f"{keys.replace('known: ', 'known: ')} (line 4)"
     )
     title = f"e8 one bad row of four, {kind}{ending}"
-    _add(title, rows, container, "text", bad=((4, keys),), problem=problem, settings=())
+    add(title, rows, container, "text", bad=((4, keys),), problem=problem, settings=())
 
 # --- E8: damage
 
 _ROWS: list[Row] = [{"text": f"row {i}"} for i in range(3)]
-for kind, (base, container, writer) in WRITERS.items():
+for kind, (base, _, writer) in WRITERS.items():
     whole = writer(_ROWS)
     for packed in (".gz", ".zst"):
         codec = {".gz": "gzip", ".zst": "zstd"}[packed]
         name = f"e8 cut off, {kind}{base.removeprefix('rows')}{packed}"
         problem = f"its {codec} data ends too early: {NOT_COPIED}"
-        told = None if kind == "parquet" else container + packed
-        CASES[name] = Case(name, PACKED[packed](whole)[:-3], told, None, problem=problem)
+        # Found in the first bytes already, ahead of what is in them.
+        CASES[name] = Case(name, PACKED[packed](whole)[:-3], None, None, problem=problem)
 _flipped = bytearray(gzip.compress(b"".join([OK + b"\n"] * 50), 0, mtime=0))
 _flipped[-300] ^= 1
-_add(
-    "e8 a bit flipped.jsonl.gz", bytes(_flipped), None, None, problem="its gzip data is damaged; copy or write it again"
-)
 CASES["e8 a bit flipped.jsonl.gz"] = Case(
-    "e8 a bit flipped.jsonl.gz", bytes(_flipped), "jsonl.gz", None,
+    "e8 a bit flipped.jsonl.gz",
+    bytes(_flipped),
+    None,
+    None,
     problem="its gzip data is damaged; copy or write it again",
-)  # fmt: skip
-_add(
+)
+add(
     "e8 cut off.json",
     json.dumps(_ROWS).encode()[:-5],
     "json",
@@ -284,15 +288,16 @@ for name, data, problem in (
     (
         "a.pkl",
         b"\x80\x04\x95\x00",
-        "it is a Python pickle, which is never opened, because that runs what is in it; export what is to be learned as "
-        "JSON Lines, CSV or Parquet",
+        "it is a Python pickle, which is never opened, because that runs what is in it; export what is to be learned "
+        "as JSON Lines, CSV or Parquet",
     ),
     ("a.jsonl.bz2", b"BZh91AY", "it is a bzip2 archive; unpack it, or use gzip or zstd"),
     ("a.jsonl", b"<!DOCTYPE html><html>", "it is a web page (HTML), perhaps an error page in place of a download; "
      "convert it to text or Markdown"),
-    ("a.bin", b"text\0" * 9, "it is no text: zero bytes begin at byte 4. If it is data, export what is to be learned as "
-     "JSON Lines, CSV or Parquet"),
-    ("a.jsonl.gz", gzip.compress(gzip.compress(b"{}"), mtime=0), "it is compressed twice; unpack it once (when unpacked)"),
+    ("a.bin", b"text\0" * 9, "it is no text: zero bytes begin at byte 4. If it is data, export what is to be learned "
+     "as JSON Lines, CSV or Parquet"),
+    ("a.jsonl.gz", gzip.compress(gzip.compress(b"{}"), mtime=0), "it is compressed twice; unpack it once (when "
+     "unpacked)"),
 ):  # fmt: skip
     CASES[f"e10 no data, {name}"] = Case(f"e10 no data, {name}", data, None, None, problem=problem)
 
@@ -304,11 +309,11 @@ for encoding in ("utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"):
         found = corpus.SHAPES["text"]
         data = corpus.write(kind, found.rows).decode().encode(encoding)
         rows = zip(corpus.row_numbers(kind, found.rows), found.become, strict=True)
-        _add(f"e10 in {encoding}, {kind}{base.removeprefix('rows')}", data, container, "text", *rows)
-_add("e10 in utf-16.txt", "né\r\n".encode("utf-16"), "text", "text", (1, "<bos>⟦né\n<eos>⟧"))
+        add(f"e10 in {encoding}, {kind}{base.removeprefix('rows')}", data, container, "text", *rows)
+add("e10 in utf-16.txt", "né\r\n".encode("utf-16"), "text", "text", (1, "<bos>⟦né\n<eos>⟧"))
 for ending, container in ((".txt", "text"), (".md", "markdown")):
     reason = f"not valid UTF-8: byte 0xe9; {LATIN}"
-    _add(f"e10 Latin-1{ending}", b"caf\xe9", container, None, bad=((1, reason),), problem=_none_usable(reason, 1))
+    add(f"e10 Latin-1{ending}", b"caf\xe9", container, None, bad=((1, reason),), problem=none_usable(reason, 1))
 _SEPARATED = "a\u2028b\u2029c\u0085d\x0be\x0cf\x1cg"
 for kind in ("jsonl", "array", "wrapped", "csv", "tsv", "parquet"):
     base, container = WRITERS[kind][:2]
@@ -316,9 +321,9 @@ for kind in ("jsonl", "array", "wrapped", "csv", "tsv", "parquet"):
     first = 2 if kind in TABLES else 1
     become = (first, f"<bos>⟦{_SEPARATED}<eos>⟧"), (first + 1, OK_BECOMES)
     data = files.jsonl(rows) if kind == "jsonl" else corpus.write(kind, rows)
-    _add(f"e12 separators, {kind}{base.removeprefix('rows')}", data, container, "text", *become)
+    add(f"e12 separators, {kind}{base.removeprefix('rows')}", data, container, "text", *become)
 for ending, container in DOCUMENTS.items():
-    _add(f"e12 separators{container}", _SEPARATED.encode(), ending, "text", (1, f"<bos>⟦{_SEPARATED}<eos>⟧"))
+    add(f"e12 separators{container}", _SEPARATED.encode(), ending, "text", (1, f"<bos>⟦{_SEPARATED}<eos>⟧"))
 
 # --- E14
 
@@ -331,171 +336,8 @@ for ending in (".jsonl", ".csv", ".txt"):
         whole = PACKED[packed](data + filling * BOMB)
         name = f"e14 a bomb{ending}{packed}"
         problem = (
-            f"it holds {len(whole)} bytes and unpacks to more than {max(16 << 20, 1000 * len(whole))}; no data compresses so well, so it is taken "
-            "for one made to do harm. If it is good, unpack it and drop it as it is"
+            f"it holds {len(whole)} bytes and unpacks to more than {max(16 << 20, 1000 * len(whole))}; no data "
+            "compresses so well, so it is taken for one made to do harm. If it is good, unpack it and drop it as it is"
         )
         container = {".jsonl": "jsonl", ".csv": "csv", ".txt": "text"}[ending] + packed
         CASES[name] = Case(name, whole, container, None, problem=problem)
-
-# --- E17, E18, E19 and shapes that are not supported: rows that can be read and not used
-
-
-def _user(content: Any, **more: Any) -> Row:
-    return {"role": "user", "content": content, **more}
-
-
-def _answer(content: Any, **more: Any) -> Row:
-    return {"role": "assistant", "content": content, **more}
-
-
-def _chat(*messages: Any, **more: Any) -> Row:
-    return {**more, "messages": list(messages)}
-
-
-_MUST = "the content of a message must be a string: message"
-_NO_ANSWER = 'no tokens to learn: no message has the role "assistant"; the roles are'
-UNUSABLE: dict[str, tuple[Row, str]] = {
-    "e17 no answer": (_chat(_user("a")), f"{_NO_ANSWER} user"),
-    "e17 only a system": (_chat({"role": "system", "content": "a"}), f"{_NO_ANSWER} system"),
-    "e17 an empty answer": (_chat(_user("a"), _answer("")), "no tokens to learn: every answer is empty"),
-    "e17 no messages": ({"messages": []}, 'no tokens to learn: "messages" is empty'),
-    "e17 empty text": ({"text": ""}, "no tokens to learn: the text is empty"),
-    "e17 an empty completion": ({"prompt": "a", "completion": ""}, "no tokens to learn: the completion is empty"),
-    "e17 an empty output": ({"instruction": "a", "input": "", "output": ""}, 'no tokens to learn: "output" is empty'),
-    "e17 an empty question": (
-        {"question": "", "answer": "a"},
-        'there is nothing that is answered: "question" is empty',
-    ),
-    "e17 no answer in the completion": (
-        {"prompt": [_user("a"), _answer("b")], "completion": [_user("c")]},
-        f"{_NO_ANSWER} user",
-    ),
-    "e18 a role that the template does not know": (
-        _chat(_user("a"), {"role": "narrator", "content": "n"}, _answer("b")),
-        "the chat template refuses the chat: roles: user, narrator, assistant; it knows no narrator",
-    ),
-    "e18 no role": (_chat({"content": "a"}, _answer("b")), 'a message has no role: message 1 of "messages"'),
-    "e18 a role that is a number": (
-        _chat({"role": 1, "content": "a"}, _answer("b")),
-        'a role must be a string: message 1 of "messages"',
-    ),
-    "e19 a number": (_chat(_user("a"), _answer(1)), f'{_MUST} 2 of "messages" has a number'),
-    "e19 an object": (_chat(_user({"x": 1}), _answer("b")), f'{_MUST} 1 of "messages" has an object'),
-    "e19 null": (_chat(_user("a"), _answer(None)), 'a message has no content: message 2 of "messages"'),
-    "e19 a list of strings": (
-        _chat(_user(["a"]), _answer("b")),
-        'a message holds something else than text: message 1 of "messages"',
-    ),
-    "e19 no message": (_chat("hello"), 'a message must be an object: message 1 of "messages" is a string'),
-    "e19 no list": ({"messages": _user("a")}, '"messages" must be a list of messages: it is an object'),
-    "e19 text of a number": ({"text": 1}, '"text" must be a string: it is a number'),
-    "e19 text of a list": ({"text": ["a"]}, '"text" must be a string: it is a list'),
-    "e19 an output of a number": (
-        {"instruction": "a", "input": "", "output": 3},
-        '"output" must be a string: it is a number',
-    ),
-    "e19 a history of one": (
-        {"instruction": "a", "history": [["a"]], "output": "b"},
-        '"history" must be a list of [question, answer]: one of them is something else',
-    ),
-    "e19 calls that are none": (
-        _chat(_user("a"), _answer("b", tool_calls="x")),
-        '"tool_calls" must be a list of objects: message 2 of "messages"',
-    ),
-    "unsupported preferences": (
-        {"prompt": "a", "chosen": "b", "rejected": "c"},
-        'preference rows are not supported: it has "chosen" or "rejected"; keep the chosen answer as a chat, or map '
-        'messages = "chosen"',
-    ),
-    "unsupported image": (
-        _chat(_user([{"type": "image", "image": "x.png"}, {"type": "text", "text": "a"}]), _answer("b")),
-        "images are not supported: message 1 of \"messages\" has a part of type 'image'",
-    ),
-    "unsupported images beside": (
-        _chat(_user("a"), _answer("b"), images=["x.png"]),
-        'images are not supported: it has "images"',
-    ),
-    "unsupported audio": (
-        _chat(_user([{"type": "input_audio", "input_audio": {"data": "x"}}]), _answer("b")),
-        "audio is not supported: message 1 of \"messages\" has a part of type 'input_audio'",
-    ),
-    "unsupported weight": (
-        _chat(_user("a"), _answer("b", weight=0)),
-        'leaving single messages out of the learning is not supported: message 2 of "messages"; put what comes before '
-        'it into "prompt" and the rest into "completion"',
-    ),
-    "unsupported keys": (
-        {"content": "a"},
-        'the keys of the row are not known: name "content" "text", or map text = "content" in [inbox.columns]',
-    ),
-}
-_TEXT_IN_TABLES = ("e19 text of a number", "e19 text of a list", "e19 an output of a number")
-"""In a table every cell is text, so these are no mistakes there."""
-
-for kind in WRITERS:
-    base, container = WRITERS[kind][:2]
-    for name, (row, reason) in UNUSABLE.items():
-        if kind in TABLES and name in _TEXT_IN_TABLES:
-            continue
-        line = 2 if kind in TABLES else 1
-        title = f"{name}, {kind}{base.removeprefix('rows')}"
-        bad = ((line, reason),)
-        _add(title, corpus.write(kind, [row]), container, None, bad=bad, problem=_none_usable(reason, line))
-_add("e19 a number is text.csv", b"text\n1\n", "csv", "text", (2, "<bos>⟦1<eos>⟧"))
-_add("e19 content of no parts.jsonl", files.jsonl([_chat(_user([]), _answer("b"))]), "jsonl", "messages",
-     (1, "<bos><|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n⟦b<|im_end|>⟧\n"))  # fmt: skip
-_add("e17 only white space is text.jsonl", files.jsonl([{"text": " "}]), "jsonl", "text", (1, "<bos>⟦ <eos>⟧"))
-
-# --- E22: twelve tokens are allowed
-
-_LONG_ROWS: list[Row] = [{"text": "abcdefghijklmnop"}, {"text": "ok"}, {"prompt": "ask", "completion": "0123456789"}]
-_SPLIT = (1, "<bos>⟦abcdefghijk⟧"), (1, "l⟦mnop<eos>⟧"), (2, OK_BECOMES)
-_CUT_PAIR = (3, "<bos>ask⟦01234567⟧")
-_TOO_LONG = "longer than max_length: it has {} tokens, data.max_length = 12"
-for kind in ("jsonl", "array", "parquet"):
-    base, container = WRITERS[kind][:2]
-    for overflow, rows, counts in (
-        ("auto", (*_SPLIT, _CUT_PAIR), {"rows_split": 1, "rows_truncated": 1, "tokens_cut": 3}),
-        ("split", (*_SPLIT, _CUT_PAIR, (3, "8⟦9<eos>⟧")), {"rows_split": 2, "rows_truncated": 0, "tokens_cut": 0}),
-        (
-            "truncate",
-            ((1, "<bos>⟦abcdefghijk⟧"), (2, OK_BECOMES), _CUT_PAIR),
-            {"rows_split": 0, "rows_truncated": 2, "tokens_cut": 9},
-        ),
-        ("reject", ((2, OK_BECOMES),), {"rows_split": 0, "rows_truncated": 0, "tokens_cut": 0}),
-    ):
-        bad = ((1, _TOO_LONG.format(18)), (3, _TOO_LONG.format(15))) if overflow == "reject" else ()
-        shape = "text" if overflow == "reject" else "mixed"
-        _add(
-            f"e22 {overflow}, {kind}{base.removeprefix('rows')}", corpus.write(kind, _LONG_ROWS), container, shape, *rows,
-            bad=bad, counts=counts, settings=(*SHORT, ("overflow", overflow)),
-        )  # fmt: skip
-_add(
-    "e22 nothing is left to learn.jsonl", files.jsonl([{"prompt": "abcdefghijkl", "completion": "m"}]), "jsonl", None,
-    bad=((1, "no tokens to learn: its first 12 tokens (data.max_length) hold nothing of what is to be learned"),),
-    problem=_none_usable(
-        "no tokens to learn: its first 12 tokens (data.max_length) hold nothing of what is to be learned", 1
-    ),
-    settings=SHORT,
-)  # fmt: skip
-_add(
-    "e22 a piece with nothing to learn.jsonl", files.jsonl([{"prompt": "abcdefghijklm", "completion": "n"}]), "jsonl",
-    "prompt+completion", (1, "lm⟦n<eos>⟧"), counts={"unlearned_sequences": 1, "rows_split": 1},
-    settings=(*SHORT, ("overflow", "split")),
-)  # fmt: skip
-
-# --- mapped columns, and objects that could be taken for a frame around rows
-
-_add("columns with other names.csv", b"ask,reply\na,b\n", "csv", "prompt+completion", (2, "<bos>a⟦b<eos>⟧"),
-     columns={"prompt": "ask", "completion": "reply"})  # fmt: skip
-_MAPPED = [{"dialog": [{"speaker": "user", "said": "a"}, {"speaker": "assistant", "said": "b"}]}] * 2
-_A_B = "<bos><|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n⟦b<|im_end|>⟧\n"
-for kind in ("jsonl", "wrapped", "parquet", "csv"):
-    base, container = WRITERS[kind][:2]
-    line = 2 if kind == "csv" else 1
-    _add(f"columns with other names, {kind}{base.removeprefix('rows')}", corpus.write(kind, _MAPPED), container, "messages",
-         (line, _A_B), (line + 1, _A_B), columns={"messages": "dialog", "role": "speaker", "content": "said"})  # fmt: skip
-_add("one row with other lists in it.json", json.dumps({"input": "a", "output": "b", "docs": [{"x": 1}]}).encode(),
-     "json", "question+answer", (1, _A_B))  # fmt: skip
-_add("one row with other lists in it.jsonl", json.dumps({"input": "a", "output": "b", "docs": [{"x": 1}]}).encode(),
-     "jsonl", "question+answer", (1, _A_B))  # fmt: skip

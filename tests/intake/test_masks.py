@@ -256,7 +256,7 @@ def test_e20_with_a_fixed_date_the_tokens_are_the_same_on_every_day(tmp_path, mo
 
 def test_e20_control_without_the_fixed_date_the_tokens_change_with_the_day(tmp_path, monkeypatch):
     tokenizer = load_tokenizer(tiny.make_tokenizer(tmp_path, template=DATED))
-    monkeypatch.setattr(rendering, "date_macro", lambda date: "")
+    monkeypatch.setattr(rendering, "_dated", lambda text, date: text)
     seen = []
     for day in (1, 2):
         at(monkeypatch, 2031, 5, day)

@@ -72,6 +72,37 @@ def test_control_the_other_strategy_of_the_packer_loses_tokens():
     assert counts == {"bfd": 8, "bfd_split": 20}
 
 
+def by_trl(rows: list[Encoded], size: int) -> list[tuple[list[int], list[int]]]:
+    """(token ids, lengths of the parts) of each sequence, as trl's packer has them."""
+    import datasets
+    from trl.data_utils import pack_dataset
+
+    datasets.disable_progress_bars()
+    data = datasets.Dataset.from_dict({"ids": [row.ids.tolist() for row in rows]})
+    packed = pack_dataset(data, size, strategy="bfd_split", map_kwargs={"batch_size": len(rows)})
+    return list(zip(packed["ids"], packed["seq_lengths"], strict=True))
+
+
+@settings(max_examples=40, deadline=None)
+@given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=80), size=st.integers(1, 24))
+def test_sequences_are_those_that_the_packer_of_trl_makes(sizes, size):
+    rows = make(sizes)
+    found = [(one.ids.tolist(), one.lengths.tolist()) for one in sequences(rows, size, True)]
+    assert found == by_trl(rows, size)
+
+
+def test_control_packing_in_another_order_of_equal_pieces_is_not_that_of_trl(monkeypatch):
+    rows = make([5, 5, 5, 3, 3])
+    real = packing.bins
+
+    def reversed_bins(lengths, size):
+        last = len(lengths) - 1
+        return [[last - piece for piece in one] for one in real(lengths[::-1], size)]
+
+    monkeypatch.setattr(packing, "bins", reversed_bins)
+    assert [one.ids.tolist() for one in sequences(rows, 8, True)] != [ids for ids, _ in by_trl(rows, 8)]
+
+
 def test_packing_fills_sequences():
     rows = make([10] * 100)
     assert len(sequences(rows, 50, True)) == 20

@@ -306,7 +306,7 @@ def test_e20_prepared_on_another_day_the_tokens_are_those_of_the_day_of_acceptan
         assert meta["recipe"]["date"] == TODAY
     assert digests[0] == digests[1]
     # Control: without the macro the day shows.
-    monkeypatch.setattr(rendering, "date_macro", lambda date: "")
+    monkeypatch.setattr(rendering, "_dated", lambda text, date: text)
     place = Workspace(tmp_path / "control", model)
     number = place.drop("a.jsonl", lines(CHAT))
     place.work()

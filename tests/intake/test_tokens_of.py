@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from nightschool.intake.tokenise import tokens_of
+from nightschool.intake.tokenise import tokens_between, tokens_of
 
 LETTERS = [*"abcxyz .,<|>\n", "é", "ß"]
 
@@ -82,6 +82,8 @@ def test_the_tokens_of_a_span_are_those_that_the_whole_list_gives(kind, text, da
     found = with_the_list(encoding.offsets, start, stop)
     if start < stop:
         assert quickly(encoding, start, stop) == found
+        first, last = tokens_between(encoding, len(encoding.ids), start, stop)
+        assert list(range(first, last + 1)) == found
 
 
 def test_control_without_the_trimmed_tokens_white_space_at_the_end_is_lost():

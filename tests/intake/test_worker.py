@@ -37,11 +37,35 @@ def test_files_are_prepared_a_few_ahead_and_the_head_of_the_queue_always(place, 
 
 
 def test_small_files_are_prepared_as_many_ahead_as_begin_together(place, monkeypatch):
-    """Nothing begins while it is not known whether the next file is small: waiting for the trainer would be for ever."""
+    """Nothing begins while it is not known whether the next is small: waiting for the trainer would be for ever."""
     monkeypatch.setattr(gathering, "MOST_FILES", 3)
     for number in range(12):
         place.drop(f"{number}.jsonl", lines({"text": f"file {number}"}))
     assert place.work().count("ready") == worker.AHEAD * 3
+
+
+def test_small_files_that_come_before_what_is_kept_ready_are_prepared_all_the_same(place):
+    """Enough is ready, but behind them: if nothing more were prepared, nothing would begin, and so nothing be used."""
+    for number in range(worker.AHEAD):
+        place.drop(f"{number}.jsonl", lines(*({"text": f"{number} {row}"} for row in range(500))))
+    place.work()
+    for name in "ab":
+        (place.layout.inbox / "high" / f"{name}.jsonl").write_bytes(lines({"text": name}))
+    urgent = place.look()
+    place.work()
+    assert [place.get(number).state for number in urgent] == ["ready", "ready"]
+    gather_rows = place.settings.inbox.gather_rows
+    begun = gathering.together(place.ledger.files.queue(), gather_rows, lambda row: "{}")
+    assert [row.id for row, _ in begun] == urgent
+
+
+def test_the_folder_of_prepared_data_may_be_removed_as_a_whole(place):
+    number = place.drop("a.jsonl", lines({"text": "a"}))
+    place.work()
+    shutil.rmtree(place.layout.prepared)
+    place.drop("b.jsonl", lines({"text": "b"}))
+    assert place.work() == ["archived", "ready", "ready"]
+    assert (place.layout.prepared / str(place.get(number).prepared)).is_dir()
 
 
 def test_a_worker_that_is_stopped_in_the_middle_leaves_nothing_behind(place):
@@ -300,6 +324,18 @@ def test_a_file_set_back_to_archived_is_prepared_under_todays_settings(place):
     place.settings = place.with_settings(loss_on="all")
     assert place.work() == ["ready"]
     assert place.get(number).prepared != old
+
+
+def test_a_file_that_is_sent_back_is_prepared_by_the_settings_as_they_are_now(place):
+    """The trainer starts anew after a pause, with what the file says then; the worker goes on."""
+    number = place.drop("a.jsonl", lines({"text": "a"}))
+    busy = place.worker()
+    assert [busy.step(), busy.step()] == ["archived", "ready"]
+    place.layout.settings_file.write_text(f'[model]\nname = "{place.model}"\n[data]\nmax_length = 77\n')
+    place.ledger.files.set_state(number, "archived")
+    assert busy.step() == "ready"
+    folder = place.layout.prepared / str(place.get(number).prepared)
+    assert prepare.read_meta(folder)["recipe"]["max_length"] == 77
 
 
 def test_is_current_compares_what_it_is_given():

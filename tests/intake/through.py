@@ -13,10 +13,11 @@ from unittest import mock
 from nightschool import durable
 from nightschool.intake import worker
 from nightschool.intake.prepared import PreparedReader, read_meta
-from nightschool.intake.preview import Preview, preview
+from nightschool.intake.preview import EXAMPLES, Part, Preview, preview
 from nightschool.intake.tools import Tools
 from nightschool.intake.worker import Worker
 
+from .corpus import Case, by_hand
 from .workspaces import TODAY, Workspace
 
 Sequence = tuple[list[int], list[int], list[int], list[int]]
@@ -41,7 +42,7 @@ class Outcome:
 class _NoWaiting(durable.Effects):
     """A disk that is never waited for: no machine dies in these tests."""
 
-    def sync(self, descriptor: int) -> None:
+    def sync(self, fd: int) -> None:
         """Leave it to the kernel."""
 
 
@@ -103,3 +104,58 @@ class Intake:
         path = self.place.layout.root / "looked-at"
         path.write_bytes(data)
         return preview(path, name, self.tools, self.tools.recipe(TODAY, options), batch=2)
+
+
+def outcomes(intake: Intake, cases: list[Case]) -> dict[str, tuple[Outcome, Preview]]:
+    """What became of files, all dropped before the first is taken, and what `preview` said."""
+    numbers = {case.name: intake.place.drop(case.name, case.data, again=True, **_options(case)) for case in cases}
+    intake.work()
+    return {
+        case.name: (intake.outcome(numbers[case.name]), intake.preview(case.name, case.data, **_options(case)))
+        for case in cases
+    }
+
+
+def _options(case: Case) -> dict[str, Any]:
+    return {"columns": case.columns} if case.columns else {}
+
+
+def check(case: Case, outcome: Outcome, seen: Preview) -> None:
+    """Everything that became of a file is what was written down, and `preview` said so before."""
+    sequences = []
+    for number, marked in case.rows:
+        ids, train = by_hand(marked)
+        sequences.append((ids, train, [len(ids)], [number - 1]))
+    if case.problem is not None:
+        sequences = []
+    bad = [(row["line"], row["reason"]) for row in outcome.bad]
+    assert bad == list(case.bad)
+    assert outcome.kept == case.data
+    assert (outcome.state, outcome.reason) == ("ready" if case.problem is None else "rejected", case.problem)
+    assert outcome.sequences == sequences
+    assert (seen.container, seen.problem) == (case.container, case.problem)
+    assert [(row["line"], row["reason"]) for row in seen.bad_rows] == bad
+    assert seen.bad_rows == outcome.bad
+    if case.problem is not None:
+        assert outcome.digest is None
+        return
+    counts = outcome.meta["counts"]
+    good = len({number for number, _ in case.rows})
+    wanted = {
+        "rows_good": good, "rows_bad": len(bad), "tokens": sum(len(s[0]) for s in sequences),
+        "label_tokens": sum(sum(s[1]) for s in sequences), "sequences": len(sequences), "rows_held_out": 0,
+        "repairs": {}, "rows_truncated": 0, "rows_split": 0, "tokens_cut": 0, "unlearned_sequences": 0, **case.counts,
+    }  # fmt: skip
+    assert counts == wanted
+    assert (outcome.meta["container"], outcome.meta["shape"]) == (case.container, case.shape)
+    assert (outcome.rows_good, outcome.rows_bad) == (good, len(bad))
+    said = {key: getattr(seen, key) for key in wanted if key != "unlearned_sequences"}
+    assert said == {key: value for key, value in counts.items() if key != "unlearned_sequences"}
+    assert (seen.shape, seen.complete) == (case.shape, True)
+    shown = [(part.row, marked_again(part)) for sequence in seen.examples for part in sequence]
+    assert shown == list(case.rows[:EXAMPLES])
+
+
+def marked_again(part: Part) -> str:
+    """A row as `preview` shows it, written as the corpus writes it."""
+    return "".join(f"⟦{piece.text}⟧" if piece.learned else piece.text for piece in part.pieces)

@@ -91,8 +91,8 @@ def test_nothing_begins_while_it_is_not_known_whether_the_next_is_small(base: Pa
     assert entries(layout) == [(1, 2, 3, 4)]
 
 
-def row(number: int, rows: int, state: str = "ready", bytes: int = 100, priority: int = 1) -> FileRow:
-    found: Any = SimpleNamespace(id=number, rows_good=rows, state=state, bytes=bytes, priority=priority)
+def row(number: int, rows: int, state: str = "ready", bytes: int = 100, priority: int = 1, tokens: int = 10) -> FileRow:
+    found: Any = SimpleNamespace(id=number, rows_good=rows, state=state, bytes=bytes, priority=priority, tokens=tokens)
     return found
 
 
@@ -120,9 +120,18 @@ def test_a_queue_is_cut_into_gatherings_of_small_files_and_single_large_ones(row
     assert all(len(group) == 1 or all(rows[number] < 10 for number in group) for group in groups)
 
 
-def test_a_gathering_has_a_limit_in_files_and_in_rows() -> None:
+@given(st.lists(st.tuples(st.integers(1, 14), st.booleans()), max_size=40))
+def test_what_is_awaited_is_the_first_that_keeps_the_rest_from_beginning(files: list[tuple[int, bool]]) -> None:
+    queue = [row(number, rows, "ready" if done else "archived") for number, (rows, done) in enumerate(files)]
+    awaited = gathering.awaited(queue, 10)
+    assert bool(together(queue)) == (awaited is None and bool(queue))
+    assert awaited is None or awaited.id == next(n for n, (_, done) in enumerate(files) if not done)
+
+
+def test_a_gathering_has_a_limit_in_files_rows_and_tokens() -> None:
     assert len(together([row(n, 1) for n in range(2 * gathering.MOST_FILES)], 500)) == gathering.MOST_FILES
     assert len(together([row(n, 5) for n in range(100)], 10)) == gathering.MOST_TIMES * 10 / 5
+    assert len(together([row(n, 5, tokens=gathering.MOST_TOKENS // 2) for n in range(9)], 500)) == 2
 
 
 def test_a_file_of_many_bytes_is_large_even_before_it_is_read() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from itertools import count
 from pathlib import Path
@@ -188,6 +189,27 @@ def test_a_measurement_that_is_stopped_is_made_at_the_next_start(
     rig.run(layout, on_start=lives.append)
     assert measured(layout) == measured(undisturbed)
     assert rig.outcome(layout) == rig.outcome(undisturbed)
+
+
+def test_held_out_rows_of_a_learned_file_that_are_gone_do_not_stop_the_run(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody prepares a learned file again: a start that waited for that would wait for ever."""
+    layout = make(tmp_path / "run", base)
+    real = Holdout.after
+
+    def after(holdout: Holdout, position: int, entry: Any) -> None:
+        monkeypatch.setattr(Holdout, "after", real)
+        life["trainer"].stop.set("the test")
+
+    life: dict[str, Trainer] = {}
+    monkeypatch.setattr(Holdout, "after", after)
+    rig.run(layout, on_start=lambda trainer: life.update(trainer=trainer))
+    assert rig.states(layout)["a"] == "learned"
+    shutil.rmtree(layout.prepared / "a")
+    rig.run(layout)
+    assert rig.states(layout) == {"a": "learned", "b": "learned"}
+    assert [row.loss_after is None for row in measured(layout)] == [True, False]
 
 
 def test_killed_after_the_last_step_of_a_file_the_measurement_is_made_up_for(

@@ -50,13 +50,14 @@ def preview(
     from nightschool.intake import sidecar
 
     settings = _settings(ctx, model)
-    path = adding.plain_file(file)
-    beside = path.with_name(path.name + sidecar.ENDING)
+    # As `add` takes it: a link is followed, and its own name counts, which may say what the file is.
+    path, name = adding.plain_file(file), file.name
+    beside = file.with_name(name + sidecar.ENDING)
     options = sidecar.merged(
-        sidecar.read(beside, path.name) if beside.is_file() else {}, {"columns": columns_of(columns or []) or {}}
+        sidecar.read(beside, name) if beside.is_file() else {}, {"columns": columns_of(columns or []) or {}}
     )
     with _progress(path) as between:
-        found = _look(path, settings, options, rows or None, between)
+        found = _look(path, name, settings, options, rows or None, between)
     if json:
         print_json(found.to_dict())
         return
@@ -78,14 +79,19 @@ def _settings(ctx: typer.Context, model: str | None) -> Settings:
 
 
 def _look(
-    path: Path, settings: Settings, options: dict[str, Any], rows: int | None, between: Callable[[int], None]
+    path: Path,
+    name: str,
+    settings: Settings,
+    options: dict[str, Any],
+    rows: int | None,
+    between: Callable[[int], None],
 ) -> Preview:
     from nightschool.intake.preview import preview as look
     from nightschool.intake.tools import Tools
 
     tools = Tools(settings)
     return look(
-        path, path.name, tools, tools.recipe(time.strftime("%Y-%m-%d"), options),
+        path, name, tools, tools.recipe(time.strftime("%Y-%m-%d"), options),
         batch=settings.training.train_batch_size, epochs=options.get("epochs") or settings.training.epochs,
         most=rows, between=between,
     )  # fmt: skip

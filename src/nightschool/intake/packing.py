@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,7 +12,6 @@ from nightschool.intake.tokenise import Encoded
 
 if TYPE_CHECKING:
     import numpy as np
-    import pyarrow as pa
 
 BLOCK_ROWS = 1000
 BLOCK_TOKENS = 1 << 21
@@ -63,54 +64,73 @@ def plain(block: Sequence[Encoded], max_length: int) -> Iterator[Packed]:
 
 
 def _packed(block: Sequence[Encoded], max_length: int) -> list[Packed]:
-    import datasets
     import numpy as np
-    import pyarrow as pa
-    from datasets.table import InMemoryTable
-    from trl.data_utils import pack_dataset
 
     sizes = np.array([len(row.ids) for row in block], np.int64)
-    ends = np.cumsum(sizes)
-    offsets = pa.array(np.concatenate([[0], ends]), pa.int32())
-    # What is packed is where each token stands in the block. Ids, masks and row numbers are looked up there afterwards.
-    places = pa.ListArray.from_arrays(offsets, pa.array(np.arange(ends[-1], dtype=np.int32)))
-    bars = datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        packed = pack_dataset(
-            datasets.Dataset(InMemoryTable(pa.table({"places": places}))),
-            max_length,
-            strategy="bfd_split",
-            map_kwargs={"batch_size": len(block), "keep_in_memory": True},
-        )
-    finally:
-        if not bars:
-            datasets.enable_progress_bars()
-    table = packed.data.table
-    where, token_ends = _flat(table.column("places"))
-    lengths, part_ends = _flat(table.column("seq_lengths"))
-    lengths = lengths.astype(np.int32)
-    starts = np.cumsum(lengths) - lengths
-    ids = np.concatenate([row.ids for row in block])[where]
-    train = np.concatenate([row.train for row in block])[where]
+    counts = -(-sizes // max_length)
+    row = np.repeat(np.arange(len(block)), counts)
+    offset = (np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)) * max_length
+    begins = (np.cumsum(sizes) - sizes)[row] + offset
+    lengths = np.minimum(sizes[row] - offset, max_length)
+
+    filled = bins(lengths, max_length)
+    order = np.array([piece for one in filled for piece in one], np.int64)
+    begins, lengths, row = begins[order], lengths[order], row[order]
+    ends = np.cumsum(lengths)
+    starts = ends - lengths
+    # Where each token of the result stands in the block.
+    places = np.repeat(begins - starts, lengths) + np.arange(lengths.sum())
+    ids = np.concatenate([one.ids for one in block])[places]
+    train = np.concatenate([one.train for one in block])[places]
     train[starts] = 0
-    numbers = np.array([row.number - 1 for row in block], np.int32)
-    rows = numbers[np.searchsorted(ends, where[starts], side="right")]
+    lengths = lengths.astype(np.int32)
+    rows = np.array([one.number - 1 for one in block], np.int32)[row]
     result: list[Packed] = []
-    token = part = 0
-    for token_end, part_end in zip(token_ends.tolist(), part_ends.tolist(), strict=True):
-        result.append(
-            Packed(ids[token:token_end], train[token:token_end], lengths[part:part_end], rows[part:part_end])
-        )
-        token, part = token_end, part_end
+    part = token = 0
+    for one in filled:
+        part_end = part + len(one)
+        token_end = int(ends[part_end - 1])
+        within, parts = slice(token, token_end), slice(part, part_end)
+        result.append(Packed(ids[within], train[within], lengths[parts], rows[parts]))
+        part, token = part_end, token_end
     return result
 
 
-def _flat(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-    """The values of a column of lists one after the other, and where each list ends in them."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.compute as pc
+def bins(lengths: np.ndarray, size: int) -> list[list[int]]:
+    """Best-fit decreasing: the longest piece first, each into the fullest bin that still has room for it.
 
-    values = pa.concat_arrays([chunk.flatten() for chunk in column.chunks])
-    return values.to_numpy(), np.cumsum(pc.list_value_length(column).to_numpy())
+    Among pieces of one length the first comes first; among bins equally full, the one that became so first. That is
+    the order of trl's `pack_dataset` with "bfd_split", and must stay: it decides what stands together in a sequence.
+
+    Args:
+        lengths: of the pieces, each from 1 up to `size`.
+        size: of every bin.
+
+    Returns:
+        the numbers of the pieces in each bin, in the order in which bins were begun and pieces put into them.
+    """
+    import numpy as np
+
+    found: list[list[int]] = []
+    spaces: list[int] = []  # in ascending order, those that a bin has left
+    having: dict[int, deque[list[int]]] = {}
+    order = np.argsort(-lengths, kind="stable")
+    for piece, length in zip(order.tolist(), lengths[order].tolist(), strict=True):
+        at = bisect_left(spaces, length)
+        if at < len(spaces):
+            space = spaces[at]
+            queue = having[space]
+            one = queue.popleft()
+            if not queue:
+                del spaces[at]
+        else:
+            space = size
+            one = []
+            found.append(one)
+        one.append(piece)
+        if left := space - length:
+            queue = having.setdefault(left, deque())
+            if not queue:
+                insort(spaces, left)
+            queue.append(one)
+    return found

@@ -179,7 +179,8 @@ def _hand_over(layout: Layout, row: FileRow, twins: list[FileRow]) -> list[Path]
     places = [layout.incoming / f"again-{twin.id}-{row.sha256}" for twin in twins]
     for place in places:
         if not place.exists():  # left there by a crash
-            durable.link_or_copy(archived, place)
+            # Not linked: people mend what is in `rejected/` in place, and that must not reach another file's archive.
+            durable.copy_file(archived, place)
     return places
 
 

@@ -107,18 +107,17 @@ class Tokeniser:
         works on batches, outside of Python, the next ones are rendered.
         """
         with ThreadPoolExecutor(THREADS, thread_name_prefix="tokenizer") as pool:
-            running: deque[tuple[list[_Waiting], Future[_Found]]] = deque()
+            running: deque[Future[list[Encoded | BadRow]]] = deque()
             for batch in self._batches(rows):
                 if isinstance(batch, BadRow):
                     yield batch
                     continue
                 self._settle()
-                running.append((batch, pool.submit(self._tokens, batch)))
+                running.append(pool.submit(self._encoded, batch))
                 if len(running) > THREADS:
-                    first, found = running.popleft()
-                    yield from self._finish(first, found.result())
-            for first, found in running:
-                yield from self._finish(first, found.result())
+                    yield from running.popleft().result()
+            for found in running:
+                yield from found.result()
 
     def _batches(self, rows: Iterable[tuple[int, Shape | BadRow]]) -> Iterator[list[_Waiting] | BadRow]:
         batch: list[_Waiting] = []
@@ -181,6 +180,10 @@ class Tokeniser:
             found.prompts.update(zip(pairs, self._call(texts)["input_ids"], strict=True))
         return found
 
+    def _encoded(self, batch: list[_Waiting]) -> list[Encoded | BadRow]:
+        # All in one thread: the tokenizer's many small objects are given back where they were taken.
+        return list(self._finish(batch, self._tokens(batch)))
+
     def _finish(self, batch: list[_Waiting], found: _Found) -> Iterator[Encoded | BadRow]:
         import numpy as np
 
@@ -215,7 +218,7 @@ class Tokeniser:
         train = np.zeros(len(tokens), dtype=np.int8)
         ending = self._end_of_turn()
         for start, stop in spans:
-            first, last = tokens_of(encoding.token_to_chars, len(tokens), start, stop)
+            first, last = tokens_between(encoding, len(tokens), start, stop)
             if first > last:
                 continue
             if self._template.how == "prefix":
@@ -259,6 +262,23 @@ class _Found:
     ids: dict[int, list[int]]
     encodings: dict[int, Any]
     prompts: dict[int, list[int]]
+
+
+def tokens_between(encoding: Any, count: int, start: int, stop: int) -> Span:
+    """What `tokens_of` finds, in a few calls where both ends of the characters lie inside of tokens.
+
+    Args:
+        encoding: of a text, as the `tokenizers` library gives it; the others as there.
+    """
+    first, behind = encoding.char_to_token(start), encoding.char_to_token(stop - 1)
+    chars = encoding.token_to_chars
+    if first is None or behind is None:
+        return tokens_of(chars, count, start, stop)
+    behind += 1
+    # Several tokens may stand for one character; for those of no width see below.
+    while behind < count and ((place := chars(behind))[0] < stop or place == (stop, stop)):
+        behind += 1
+    return first, behind - 1
 
 
 def tokens_of(chars: Callable[[int], Span], count: int, start: int, stop: int) -> tuple[int, int]:

@@ -21,7 +21,7 @@ from nightschool.intake import accept, rejected
 from nightschool.intake.recipe import is_current
 from nightschool.ledger.files import FileRow
 from nightschool.ledger.ledger import Ledger
-from nightschool.settings import Settings
+from nightschool.settings import Settings, load_settings
 from nightschool.words import escape, in_bytes
 from nightschool.workspace import Layout
 
@@ -79,6 +79,7 @@ class Worker:
         self._layout = layout
         self._ledger = ledger
         self._settings = settings
+        self._settings_text = _text_of(layout.settings_file)
         self._stopping = stopping
         self._today = today
         self._tools: Tools | None = None
@@ -96,6 +97,8 @@ class Worker:
         """
         if not self._recovered:
             accept.recover(self._layout, self._ledger)
+            # All in it can be made again, so people may have removed it.
+            self._layout.prepared.mkdir(parents=True, exist_ok=True)
             durable.sweep(self._layout.prepared)
             self._recovered = True
             self._tell_settings()
@@ -127,8 +130,14 @@ class Worker:
         row = head if head.state == "archived" else None
         if row is None and self._room_ahead():
             row = files.next_to_prepare()
-        if row is None:
+        elif row is None:
+            # Nor may the head while it is not known which small files begin with it.
+            waiting = files.queue(limit=gathering.MOST_FILES + 1)
+            row = gathering.awaited(waiting, self._settings.inbox.gather_rows)
+        if row is None or row.state != "archived":
             return None
+        if row.prepared is not None:
+            self._read_settings_again()
         tries, restarts = self._attempts(row)
         if max(tries, restarts) >= TRIES:
             reason = f"preparing it ended the intake process {tries} times"
@@ -149,6 +158,19 @@ class Worker:
             durable.remove_tree(folder)
             self._add_size(-size)
         return outcome
+
+    def _read_settings_again(self) -> None:
+        """Take over what changed in the settings file, if anything did since it was read.
+
+        For a file that came back: a trainer that started later goes by newer settings, and would send back for ever
+        what is prepared under those of before.
+        """
+        text = _text_of(self._layout.settings_file)
+        if text == self._settings_text:
+            return
+        self._settings, self._settings_text, self._tools = load_settings(self._layout.settings_file), text, None
+        log.info("%s was changed; files are prepared by it from now on", self._layout.settings_file.name)
+        self._tell_settings()
 
     def _room_ahead(self) -> bool:
         """Whether more should be kept ready. Small files begin together, so only many of them are as much as one."""
@@ -275,6 +297,13 @@ class Worker:
         """The data recipe in the file's entry; None where it has none, and today's settings apply."""
         entries = self._ledger.entries.of_file(row.id)
         return json.loads(entries[0].recipe)["data"] if entries else None
+
+
+def _text_of(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
 
 
 def size_below(folder: Path) -> int:

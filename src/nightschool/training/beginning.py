@@ -6,8 +6,9 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from nightschool import curriculum, durable, gathering
+from nightschool.errors import NightschoolError
 from nightschool.intake.prepared import read_meta
-from nightschool.settings import Settings, canonical
+from nightschool.settings import Settings, canonical, load_settings
 from nightschool.words import escape
 
 if TYPE_CHECKING:
@@ -70,12 +71,24 @@ def _data_recipe(layout: Layout, settings: Settings, root: dict[str, Any], row: 
         log.warning("The prepared data of %s is not whole; it is prepared again.", row.name)
         return None
     recipe = read_meta(folder)["recipe"]
-    wanted = {**settings.data_recipe(row.options), "tokenizer": root["tokenizer"]}
-    changed = sorted(key for key, value in wanted.items() if recipe.get(key) != value)
-    if changed:
+    changed = _changed(recipe, settings, root, row)
+    # Intake may have started later, and read settings that were changed since: it would prepare the same again.
+    if changed and _changed(recipe, _settings_now(layout) or settings, root, row):
         log.info("%s was prepared with another %s; it is prepared again.", row.name, ", ".join(changed))
         return None
     return recipe
+
+
+def _changed(recipe: dict[str, Any], settings: Settings, root: dict[str, Any], row: FileRow) -> list[str]:
+    wanted = {**settings.data_recipe(row.options), "tokenizer": root["tokenizer"]}
+    return sorted(key for key, value in wanted.items() if recipe.get(key) != value)
+
+
+def _settings_now(layout: Layout) -> Settings | None:
+    try:
+        return load_settings(layout.settings_file)
+    except NightschoolError:
+        return None
 
 
 def _send_back(ledger: Ledger, row: FileRow) -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from nightschool.errors import NightschoolError
 from nightschool.intake.prepared import PreparedReader
 from nightschool.ledger import HoldoutRow, Ledger
 from nightschool.words import escape
@@ -71,7 +72,13 @@ class Holdout:
         found = []
         for row in (known[file_id] for file_id in entry.file_ids if file_id in known):
             # As many rows as before, without a limit in time: that limit made them so few.
-            measured = self._measure(row.file_id, row.rows, math.inf)
+            try:
+                measured = self._measure(row.file_id, row.rows, math.inf)
+            except NightschoolError:
+                # A file that is learned is not prepared again for this alone, and nothing else needs its rows.
+                name = self._ledger.files.get(row.file_id).name
+                log.warning("What %s taught is not measured: its held-out rows cannot be read any more.", escape(name))
+                continue
             if measured is None:
                 return
             found.append(HoldoutRow(position, row.file_id, row.rows, row.label_tokens, row.loss_before, measured[2]))

@@ -135,6 +135,11 @@ def test_what_is_no_data_is_refused_by_the_name_of_what_it_is(what, packed):
             read(PACKED[packed](FOREIGN[what]), name)
 
 
+@pytest.mark.parametrize("text", ["PARENTS of small children", "ORCAS are dolphins, \u00e9", "A first WEBP, and more"])
+def test_a_text_that_begins_with_the_letters_of_another_kind_is_text(text):
+    assert read(text.encode(), "a.txt") == ("text", [(1, {"text": text})])
+
+
 def test_control_without_the_table_of_kinds_a_pdf_would_be_learned(monkeypatch):
     monkeypatch.setattr(sniff, "_MAGIC", ())
     assert read(FOREIGN["a PDF document"], "a.pdf")[0] == "text"

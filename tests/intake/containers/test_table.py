@@ -80,6 +80,12 @@ def test_a_header_that_cannot_be_used_is_refused(header, words):
         read(header + b"\n1,2\n1,2\n", "a.csv")
 
 
+def test_e8_nothing_is_half_read_where_a_row_may_go_on_behind_a_stray_quotation_mark():
+    """Marks written as \\" end the cell early; what follows on the next lines would pass for rows."""
+    with pytest.raises(DataError, match="begins on line 2 a quotation mark stands within a cell"):
+        small(b'text,n\n"they said \\"hi\\"\nnever,a row\nend",1\ngood,2\n')
+
+
 @pytest.mark.parametrize(
     ("line", "reason", "detail"),
     [

@@ -7,6 +7,7 @@ read, and everything else stays the text it is.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -63,15 +64,21 @@ class Cells:
         return row
 
 
+_FRAME = b'{"":'
+_PLACE = re.compile(r"\(byte (\d+)\)")
+
+
 def _is_message(item: Any) -> bool:
     return isinstance(item, dict) and ("role" in item or "from" in item)
 
 
 def _json(number: int, text: str) -> Any:
     data = text.encode("utf-8", "surrogatepass")
-    value = parse(number, b'{"":' + data + b"}")
+    value = parse(number, _FRAME + data + b"}")
     if isinstance(value, BadRow):
-        return BadRow(number, value.reason, value.detail, text[:2000])
+        # Places are told from where the cell begins.
+        detail = _PLACE.sub(lambda found: f"(byte {int(found[1]) - len(_FRAME)})", value.detail)
+        return BadRow(number, value.reason, detail, text[:2000])
     if len(value) != 1:  # the text closed the brace that was put around it
         return BadRow(number, "not valid JSON", "trailing characters", text[:2000])
     return value[""]

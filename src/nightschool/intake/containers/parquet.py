@@ -5,7 +5,7 @@
     NaN, Infinity                        null
     lists, structs, maps                 lists and objects
     dates, times, decimals               text: ISO 8601, digits
-    bytes                                text where they are UTF-8, else "(4711 bytes)"
+    bytes                                text where they are UTF-8, else {"bytes": 4711}, which is learned nowhere
 
 Text in a column that takes a list is read as JSON (see `cells`). Rows are numbered by their position, from 1.
 """
@@ -135,6 +135,8 @@ def _values(column: pa.Array) -> list[Any]:
         return [None if pair is None else {str(key): value for key, value in pair} for pair in pairs]
     if isinstance(column, pa.ListArray | pa.LargeListArray):
         return _cut(column, column.values)
+    if isinstance(column, pa.ListViewArray | pa.LargeListViewArray):
+        return _values(column.cast(pa.large_list(kind.value_type)))
     if isinstance(column, pa.FixedSizeListArray):
         return _values(column.cast(pa.list_(kind.value_type)))
     return [None if value is None else _as_text(value) for value in column.to_pylist()]
@@ -159,6 +161,6 @@ def _as_text(value: Any) -> Any:
         try:
             return bytes(value).decode()
         except UnicodeDecodeError:
-            return f"({len(value)} bytes)"
+            return {"bytes": len(value)}  # no text: in a column of texts it must make a bad row
     isoformat = getattr(value, "isoformat", None)
     return isoformat() if isoformat else str(value)

@@ -9,6 +9,7 @@ anything else               plain text, one document, unless its bytes are those
 
 from __future__ import annotations
 
+import codecs
 import re
 from pathlib import PurePath
 
@@ -82,6 +83,9 @@ _MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
 )
 """(offset, bytes, what it is, what to do)."""
 
+_NO_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
+"""Bytes of which a file that is no text has one soon."""
+
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")
 _SAFETENSORS = re.compile(rb'.{5}\0\0\0\{\s*"', re.DOTALL)
 _WEB_PAGE = re.compile(rb"\s*<(!doctype html|html[\s>])", re.IGNORECASE)
@@ -101,7 +105,7 @@ def foreign(head: bytes, name: str) -> str | None:
         what, advice = _ZIPS.get(ending, ("a zip archive", _UNPACK))
         return f"it is {what}; {advice}"
     for offset, magic, what, advice in _MAGIC:
-        if head[offset : offset + len(magic)] == magic:
+        if head[offset : offset + len(magic)] == magic and not (magic.strip().isalnum() and _is_plain(head)):
             return f"it is {what}; {advice}" if advice else f"it is {what}"
     if _PICKLE.match(head) and b"\n" not in head[:2]:
         return f"it is a Python pickle, which is never opened, because that runs what is in it; {_EXPORT}"
@@ -110,6 +114,17 @@ def foreign(head: bytes, name: str) -> str | None:
     if _WEB_PAGE.match(head) and NAMED.get(ending) not in (TEXT, MARKDOWN):
         return f"it is a web page (HTML), perhaps an error page in place of a download; {_CONVERT}"
     return None
+
+
+def _is_plain(head: bytes) -> bool:
+    """Whether a file is text, its first letters notwithstanding: a text may begin with "PARENTS" or "ORCAS"."""
+    if len(head) < 16 or _NO_TEXT.search(head):
+        return False
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def kind_of(head: bytes, name: str, whole: bool) -> str:
@@ -156,8 +171,8 @@ def _json_kind(head: bytes, named: str | None, whole: bool) -> str | None:
         return JSON if array or named == JSON else JSONL
     if kinds[0] == "list":
         return JSONL if len(kinds) > 1 else JSON  # one list per line is no row, but it is lines
-    if named == JSONL and (kinds[0] == "broken" or not looks):
-        return JSONL
+    if named == JSONL and (kinds[0] != "beginning" or not looks):
+        return JSONL  # a row by itself, or a broken one: however many of the next are broken, lines they are
     return JSON
 
 

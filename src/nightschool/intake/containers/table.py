@@ -72,7 +72,8 @@ def read(
         longest: bytes in one row, at most. Longer ones are bad rows and are never held whole.
 
     Raises:
-        DataError: there is no header, its names are no names, or a quotation mark is never closed.
+        DataError: there is no header, its names are no names, or a quotation mark is never closed or stands where none
+            may stand, so that nobody can tell where the row ends.
     """
     records = _Records(stream, delimiter, longest)
     if named_first:
@@ -172,6 +173,13 @@ class _Records:
             except csv.Error as error:
                 if "unexpected end" in str(error):
                     raise self._never_closed() from None
+                if self._quotes % 2:
+                    # The rest of it may be on the lines that follow, and would be read as rows.
+                    raise DataError(
+                        f"in the row that begins on line {self._start} a quotation mark stands within a cell, so that "
+                        'where the next row begins cannot be told; mend that row, or, if \\" stands for a mark in all '
+                        'cells, write it as ""'
+                    ) from None
                 self._reader = self._new()
                 words = str(error)
                 if "new-line character" in words:
