@@ -107,17 +107,18 @@ class Tokeniser:
         works on batches, outside of Python, the next ones are rendered.
         """
         with ThreadPoolExecutor(THREADS, thread_name_prefix="tokenizer") as pool:
-            running: deque[Future[list[Encoded | BadRow]]] = deque()
+            running: deque[tuple[list[_Waiting], Future[_Found]]] = deque()
             for batch in self._batches(rows):
                 if isinstance(batch, BadRow):
                     yield batch
                     continue
                 self._settle()
-                running.append(pool.submit(self._encoded, batch))
+                running.append((batch, pool.submit(self._tokens, batch)))
                 if len(running) > THREADS:
-                    yield from running.popleft().result()
-            for found in running:
-                yield from found.result()
+                    first, found = running.popleft()
+                    yield from self._finish(first, found.result())
+            for first, found in running:
+                yield from self._finish(first, found.result())
 
     def _batches(self, rows: Iterable[tuple[int, Shape | BadRow]]) -> Iterator[list[_Waiting] | BadRow]:
         batch: list[_Waiting] = []
@@ -179,10 +180,6 @@ class Tokeniser:
             texts = [row.prompt for i in pairs if isinstance(row := batch[i].row, Pair)]
             found.prompts.update(zip(pairs, self._call(texts)["input_ids"], strict=True))
         return found
-
-    def _encoded(self, batch: list[_Waiting]) -> list[Encoded | BadRow]:
-        # All in one thread: the tokenizer's many small objects are given back where they were taken.
-        return list(self._finish(batch, self._tokens(batch)))
 
     def _finish(self, batch: list[_Waiting], found: _Found) -> Iterator[Encoded | BadRow]:
         import numpy as np
