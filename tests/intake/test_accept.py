@@ -603,6 +603,17 @@ def test_e5_when_a_file_is_rejected_the_next_with_its_bytes_takes_its_place(plac
     assert not place.tree(".nightschool/incoming", "inbox")
 
 
+def test_law_3_what_is_mended_in_the_folder_of_rejected_files_stays_out_of_the_archive(place):
+    """People open a rejected file where it lies, and many editors write into the file that is there."""
+    first, second, _ = twins(place)
+    rejected.reject(place.layout, place.ledger, place.get(first), "wrong")
+    take(place, second)
+    with (place.layout.root / str(place.get(first).archive)).open("ab") as file:
+        file.write(b"mended")
+    kept = place.layout.root / str(place.get(second).archive)
+    assert hashlib.sha256(kept.read_bytes()).hexdigest() == place.get(second).sha256
+
+
 def test_e5_bytes_that_changed_in_the_archive_are_not_what_the_duplicate_had(place):
     first, second, _ = twins(place)
     (place.layout.root / (place.get(first).archive or "")).write_bytes(b"other")

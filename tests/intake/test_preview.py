@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from nightschool.intake import reading
 from nightschool.intake.prepared import read_meta
 from nightschool.intake.preview import Preview, preview
+from nightschool.intake.reasons import Reasons
 from nightschool.intake.tools import Tools
 from tests import tiny
 
@@ -55,6 +57,19 @@ def test_a11_the_pieces_show_what_is_learned(place: Workspace, tmp_path: Path) -
     assert learned == [f"Hello\nthere{tiny.IM_END}", f"4{tiny.EOS}"]
     assert pieces[0][0].text == f"{tiny.BOS}{tiny.IM_START}user\nHi{tiny.IM_END}\n{tiny.IM_START}assistant\n"
     assert "".join(piece.text for piece in pieces[1]) == f"{tiny.BOS}2+2=4{tiny.EOS}"
+
+
+def test_what_is_kept_to_be_looked_at_is_bounded_in_tokens(
+    place: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(lines(*({"text": "x" * 100} for _ in range(20))))
+    tools = Tools(place.settings)
+    monkeypatch.setattr(reading, "KEPT_TOKENS", 300)
+    read = reading.Reading(tools, tools.recipe(TODAY), Reasons(), keep=1000)
+    with path.open("rb") as file:
+        assert len(list(read.sequences(file, path.name))) == 20
+    assert 3 <= len(read.kept_rows) < 5
 
 
 def test_it_stops_after_the_rows_asked_for_and_says_so(place: Workspace, tmp_path: Path) -> None:

@@ -91,6 +91,15 @@ def test_e19_text_parts_are_joined_and_a_call_of_a_tool_needs_no_content():
         ({"messages": [USER, BOT], "tools": "x"}, '"tools" must be a list of JSON schemas'),
         ({"messages": [USER, BOT], "chat_template_kwargs": 1}, '"chat_template_kwargs" must be an object'),
         ({"messages": [USER, {**BOT, "weight": 0}]}, "leaving single messages out of the learning is not supported"),
+        ({"messages": [USER, {**BOT, "loss": False}]}, "leaving single messages out of the learning is not supported"),
+        (
+            {"messages": [USER, {**BOT, "content": "", "function_call": {"name": "f"}}]},
+            '"function_call" is not supported',
+        ),
+        (
+            {"prompt": "a", "completion": "b", "system": "c"},
+            'a "system" beside a prompt that is plain text has no place',
+        ),
         ({}, "the keys of the row are not known"),
         ({"prompt": "a"}, "the keys of the row are not known"),
         ({"instruction": "a"}, "the keys of the row are not known"),
@@ -268,6 +277,18 @@ def test_empty_columns_for_images_and_preferences_are_no_hindrance():
     # The messages are the chosen answer: the two columns beside them are not needed.
     assert recognise({"messages": ASKED, "chosen": ASKED, "rejected": ASKED}) == Chat(ASKED)
     assert recognise({"text": "a", "label": 1}) == Text("a")
+
+
+def test_what_is_not_learned_anyway_may_be_marked_so():
+    rows = [{**USER, "weight": 0, "loss": False}, {**BOT, "train": True, "loss": 1, "function_call": None}]
+    assert recognise({"messages": rows}) == recognise({"messages": [USER, BOT]})
+    assert isinstance(recognise({"prompt": "a", "completion": "b", "system": ""}), Pair)
+
+
+def test_white_space_around_a_role_does_not_cost_its_answer():
+    found = recognise({"messages": [USER, BOT, USER, {**BOT, "role": "Assistant "}]})
+    assert isinstance(found, Chat)
+    assert [message["role"] for message in found.messages] == ["user", "assistant"] * 2
 
 
 _INNER = ["role", "content", "from", "value", "type", "text", "tool_calls", "function", "arguments"]

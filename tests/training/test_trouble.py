@@ -94,6 +94,19 @@ def test_prepared_data_that_is_gone_goes_back_to_intake(base: Path, tmp_path: Pa
     assert rig.states(layout) == {"a": "archived", "b": "ready"}, "the order is kept: b waits for a"
 
 
+def test_a_file_prepared_by_settings_changed_since_the_start_is_taken_as_it_is(base: Path, tmp_path: Path) -> None:
+    """Intake that started later knows them; sent back, the file would be prepared the same way for ever."""
+    layout = two_files(tmp_path / "run", base)
+
+    def on_start(trainer: Trainer) -> None:
+        rig.configure(layout, base, data={"max_length": 48})
+        rig.add(layout, "c", rig.sequences(2, 9))
+
+    rig.run(layout, on_start=on_start)
+    states = rig.states(layout)
+    assert states["c"] == "learned"
+
+
 def test_prepared_data_of_a_file_in_training_is_waited_for(base: Path, tmp_path: Path) -> None:
     layout = two_files(tmp_path / "run", base)
     with pytest.raises(rig.Killed):

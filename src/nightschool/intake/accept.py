@@ -116,7 +116,7 @@ def recover(layout: Layout, ledger: Ledger) -> int:
     """
     folder = _staged(layout, 0).parent
     unfinished = sorted(int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit())
-    halves = {folder, layout.incoming, *(half.parent for half in layout.rejected.rglob(".tmp-*"))}
+    halves = {folder, *(half.parent for half in layout.rejected.rglob(".tmp-*"))}
     rows: list[FileRow] = []
     for number in unfinished:
         try:

@@ -25,6 +25,9 @@ from nightschool.settings import canonical
 if TYPE_CHECKING:
     from nightschool.intake.tools import Tools
 
+KEPT_TOKENS = 1 << 21
+"""Behind so many tokens no further row is kept to be looked at."""
+
 
 @dataclass
 class Counts:
@@ -78,7 +81,8 @@ class Reading:
         recipe: all that decides which tokens the file becomes.
         bad: takes the bad rows.
         between: called now and then; what it raises ends the reading.
-        keep: of so many rows that come first, meaning and tokens are kept, to be looked at.
+        keep: of so many rows that come first, meaning and tokens are kept, to be looked at; of fewer where they are
+            long, so that memory is bounded.
         most: rows that are read, at most; all where it is None. `complete` tells whether that was all.
 
     After `sequences` has come to its end, `counts` and `held_out` (rows that are not trained on) are complete.
@@ -110,6 +114,7 @@ class Reading:
         self._tokeniser = Tokeniser(tools.tokenizer, template, recipe["chat_template_kwargs"], recipe["date"])
         self._between = between
         self._keep = keep
+        self._kept_tokens = 0
         self._most = most
         self._holdout = Holdout(recipe.get("holdout") or 0.0)
         self._sequences = 0
@@ -182,7 +187,7 @@ class Reading:
             except RowError as error:
                 yield number, BadRow(number, error.reason, error.detail, canonical(value)[:PREVIEW])
                 continue
-            if len(self.kept_shapes) < self._keep:
+            if len(self.kept_shapes) < self._keep and self._kept_tokens < KEPT_TOKENS:
                 self.kept_shapes[number] = shape
             yield number, shape
 
@@ -195,8 +200,9 @@ class Reading:
                 bad.add(result)
                 continue
             self.lengths[len(result.ids).bit_length()] += 1
-            if len(self.kept_rows) < self._keep:
+            if len(self.kept_rows) < self._keep and self._kept_tokens < KEPT_TOKENS:
                 self.kept_rows.append(result)
+                self._kept_tokens += len(result.ids)
             if len(result.ids) > most:
                 if overflow == "split" or (overflow == "auto" and result.shape == TEXT):
                     counts.split += 1

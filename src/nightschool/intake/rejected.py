@@ -180,7 +180,10 @@ def _hand_over(layout: Layout, row: FileRow, twins: list[FileRow]) -> list[Path]
     for place in places:
         if not place.exists():  # left there by a crash
             # Not linked: people mend what is in `rejected/` in place, and that must not reach another file's archive.
-            durable.copy_file(archived, place)
+            half = layout.incoming / "taken" / place.name
+            durable.remove_file(half)
+            durable.copy_file(archived, half)
+            durable.replace_file(half, place)
     return places
 
 

@@ -20,6 +20,9 @@ may know the others by these names."""
 _CALLS = ("function_call", "tool_call", "function-call", "tool-call")
 """ShareGPT's roles of a turn in which the assistant calls a tool: its text is the call, as JSON."""
 
+_LEARNED = frozenset({"weight", "train", "training", "trainable", "loss"})
+"""Keys by which other programs leave single answers out of the learning: all of them mean yes with 1, true or null."""
+
 _ASKED_OR_SAID = ("user", "assistant")
 _TEXT = ("text", "input_text", "output_text")
 _MEDIA = {
@@ -56,13 +59,8 @@ def clean(value: Any, key: str, repairs: set[str], may_be_empty: bool = False) -
 def _message(message: Any, index: int, key: str, sharegpt: bool, repairs: set[str]) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise RowError("a message must be an object", f"{_where(index, key)} is {kind_of(message)}")
-    if message.get("weight", 1) not in (1, None) or message.get("train", True) not in (True, None):
-        raise RowError(
-            "leaving single messages out of the learning is not supported",
-            f'{_where(index, key)}; put what comes before it into "prompt" and the rest into "completion"',
-        )
     # Templates test whether a key is there; one that is null is meant as not there.
-    found = {k: v for k, v in message.items() if v is not None and k not in ("weight", "train")}
+    found = {k: v for k, v in message.items() if v is not None and k not in _LEARNED}
     if "role" not in found and "from" in found:
         found["role"] = found.pop("from")
         if "value" in found and "content" not in found:
@@ -73,6 +71,8 @@ def _message(message: Any, index: int, key: str, sharegpt: bool, repairs: set[st
         raise RowError("a message has no role" if missing else "a role must be a string", _where(index, key))
     if role not in _ASKED_OR_SAID:
         _translate(found, role, index, key, sharegpt, repairs)
+    if len(message) > 2:
+        _refuse_what_would_be_lost(message, found["role"], _where(index, key))
     content = found.get("content")
     if content is None:
         if "tool_calls" not in found:
@@ -83,6 +83,16 @@ def _message(message: Any, index: int, key: str, sharegpt: bool, repairs: set[st
     if "tool_calls" in found:
         _check_calls(found, index, key)
     return found
+
+
+def _refuse_what_would_be_lost(message: dict[str, Any], role: str, where: str) -> None:
+    if role == "assistant" and any(message.get(key, 1) not in (1, None) for key in _LEARNED):
+        raise RowError(
+            "leaving single messages out of the learning is not supported",
+            f'{where}; put what comes before it into "prompt" and the rest into "completion"',
+        )
+    if message.get("function_call"):
+        raise RowError('"function_call" is not supported', f'{where}; write it as "tool_calls"')
 
 
 def _where(index: int, key: str) -> str:
@@ -98,7 +108,8 @@ def _translate(found: dict[str, Any], role: str, index: int, key: str, sharegpt:
         found["role"], found["content"] = "assistant", ""
         repairs.add(CALLS_READ)
         return
-    ours = ROLES.get(role) or ROLES.get(role.lower()) or (role.lower() if role.lower() in _KNOWN else None)
+    plain = role.strip().lower()
+    ours = ROLES.get(plain) or (plain if plain in _KNOWN else None)
     if ours is None or ours == role or not (sharegpt or ours in _ASKED_OR_SAID):
         return
     found["role"] = ours

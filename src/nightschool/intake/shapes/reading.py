@@ -104,6 +104,11 @@ def _pair(row: dict[str, Any]) -> Shape:
     prompt, completion = string(prompt, "prompt"), string(completion, "completion")
     if not completion:
         raise RowError("no tokens to learn", "the completion is empty")
+    if ("system" in row or "system_prompt" in row) and chats.system_of(row):
+        raise RowError(
+            'a "system" beside a prompt that is plain text has no place',
+            "put it into the prompt, or write prompt and completion as lists of messages",
+        )
     return Pair(prompt, completion)
 
 
