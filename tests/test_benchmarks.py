@@ -145,7 +145,7 @@ def test_intake_makes_the_tokens_that_datasets_makes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = intake.Plan(
-        rows=(120,), rounds=(1,), beside_rounds=1, beside_rows=15_000, steps=2, vocabulary=400, characters=20_000,
+        rows=(120,), rounds=(1,), beside_rounds=1, beside_rows=15_000, steps=60, vocabulary=400, characters=20_000,
         hidden=32, layers=1, length=32,
     )  # fmt: skip
     monkeypatch.setattr(intake, "QUICK", plan)

@@ -14,7 +14,7 @@ from nightschool.supervisor.run import Commands
 from nightschool.workspace import Layout
 
 HERE = Path(__file__).parent
-PATIENCE = 30.0
+PATIENCE = 120.0
 TOML = '[model]\nname = "none"\n[inbox]\nsettle_seconds = 0.05\nrescan_seconds = 0.1\n'
 
 
