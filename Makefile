@@ -29,6 +29,7 @@ bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.checkpoint
 	$(BIN)/python -m benchmarks.continuity
+	$(BIN)/python -m benchmarks.packing
 	$(BIN)/python -m benchmarks.intake
 
 docs: $(VENV)/.installed

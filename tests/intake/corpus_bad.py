@@ -296,8 +296,8 @@ for name, data, problem in (
      "convert it to text or Markdown"),
     ("a.bin", b"text\0" * 9, "it is no text: zero bytes begin at byte 4. If it is data, export what is to be learned "
      "as JSON Lines, CSV or Parquet"),
-    ("a.jsonl.gz", gzip.compress(gzip.compress(b"{}", mtime=0), mtime=0), "it is compressed twice; unpack it once (when "
-     "unpacked)"),
+    ("a.jsonl.gz", gzip.compress(gzip.compress(b"{}", mtime=0), mtime=0), "it is compressed twice; unpack it "
+     "once (when unpacked)"),
 ):  # fmt: skip
     CASES[f"e10 no data, {name}"] = Case(f"e10 no data, {name}", data, None, None, problem=problem)
 
