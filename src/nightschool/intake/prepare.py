@@ -19,7 +19,7 @@ from nightschool.intake import containers, rejected
 from nightschool.intake.hashed import Hashed
 from nightschool.intake.packing import plain
 from nightschool.intake.prepared import HOLDOUT, PreparedWriter, read_meta, write_meta
-from nightschool.intake.reading import Counts, Reading, Unusable
+from nightschool.intake.reading import Counts, Reading, Unusable, nothing
 from nightschool.ledger.files import FileRow
 from nightschool.ledger.ledger import Ledger
 from nightschool.settings import canonical
@@ -35,11 +35,6 @@ log = logging.getLogger(__name__)
 Outcome = Literal["ready", "rejected"]
 
 
-def recipe_text(recipe: dict[str, Any]) -> str:
-    """The one spelling of a recipe."""
-    return canonical(recipe)
-
-
 def folder_name(sha256: str, recipe: dict[str, Any], named: str | None) -> str:
     """Name of the prepared folder of a file under a recipe.
 
@@ -48,7 +43,7 @@ def folder_name(sha256: str, recipe: dict[str, Any], named: str | None) -> str:
         recipe: how it is prepared.
         named: the kind that its name says: the same bytes under another name may be read in another way.
     """
-    how = recipe_text(recipe) + ("" if named == "jsonl" else f" {named}")
+    how = canonical(recipe) + ("" if named == "jsonl" else f" {named}")
     return f"{sha256[:16]}-{hashlib.sha256(how.encode()).hexdigest()[:16]}"
 
 
@@ -60,17 +55,13 @@ def day_of(row: FileRow) -> str:
     return parts[1]
 
 
-def _nothing() -> None:
-    return None
-
-
 def prepare(
     layout: Layout,
     ledger: Ledger,
     tools: Tools,
     row: FileRow,
     recipe: dict[str, Any] | None = None,
-    between: Callable[[], None] = _nothing,
+    between: Callable[[], None] = nothing,
 ) -> Outcome:
     """Prepare an `archived` file, or one again whose prepared folder is gone.
 

@@ -28,7 +28,6 @@ class Tools:
         self.tokenizer = tokenise.load_tokenizer(folder, model.trust_remote_code)
         file = Path(model.chat_template) if model.chat_template else None
         self._file = file
-        self._templates: dict[str, Template] = {}
         self.template = template.choose(self.tokenizer, settings.data.loss_on, file)
 
     def recipe(self, day: str, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
