@@ -11,8 +11,8 @@ import pytest
 
 from nightschool import __version__
 from nightschool.errors import StorageError, WorkspaceError
-from nightschool.ledger import Ledger, schema
-from nightschool.ledger.database import Database
+from nightschool.ledger import EntryRow, Ledger, schema
+from nightschool.ledger.database import Database, utc_now
 from nightschool.ledger.schema import MIGRATIONS, Migration
 
 from .support import connection
@@ -160,3 +160,23 @@ def test_another_programs_database_is_left_alone(path: Path) -> None:
     with pytest.raises(WorkspaceError, match="exists already"):
         Ledger.create(path)
     assert path.read_bytes() == before
+
+
+def test_f6_a_ledger_of_the_first_version_keeps_its_entries(path: Path) -> None:
+    """Version 1 had one file to an entry, named in the entry's own row."""
+    database = Database(path, utc_now, may_create=True)
+    schema.install(database, MIGRATIONS[:1])
+    database.close()
+    change(
+        path,
+        "INSERT INTO entries VALUES (0, 7, 'digest a', 40, '{\"v\":1}', 10, 0, 10, 'then')",
+        "INSERT INTO entries VALUES (1, 9, 'digest b', 8, '{}', 2, 1, 2, 'later')",
+    )
+    with Ledger.open(path) as ledger:
+        assert ledger.entries.all() == [
+            EntryRow(0, ((7, "digest a", 40),), '{"v":1}', 10, 0, 10, "then"),
+            EntryRow(1, ((9, "digest b", 8),), "{}", 2, 1, 2, "later"),
+        ]
+        assert [row.position for row in ledger.entries.of_file(9)] == [1]
+        assert ledger.entries.append([(3, "c", 1), (4, "d", 2)], "{}", 1) == 2
+        assert migrations(ledger)[-1][0] == MIGRATIONS[-1].version

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nightschool.ledger import EntryRow, Ledger
+from nightschool.ledger import EntryRow, HoldoutRow, Ledger
 
 from .support import connection, plan, statements, step
 
@@ -271,3 +271,18 @@ def test_h7_no_read_sorts_or_looks_at_a_whole_long_table(ledger: Ledger) -> None
     bare = "SELECT * FROM steps WHERE loss > 3 ORDER BY loss"
     assert "SCAN" in plan(ledger, bare)
     assert "TEMP B-TREE" in plan(ledger, bare)
+
+
+def test_what_was_measured_around_entries_goes_with_them(ledger: Ledger) -> None:
+    first, again, other = (
+        HoldoutRow(0, 5, 7, 90, 3.0, 2.5),
+        HoldoutRow(2, 5, 7, 90, 2.4, None),
+        HoldoutRow(2, 6, 1, 9, 1.0, None),
+    )
+    ledger.holdouts.record([first, again, other])
+    assert ledger.holdouts.at(2) == [again, other]
+    assert ledger.holdouts.of_files(1, 5) == {5: again}
+    ledger.holdouts.delete_from(1)
+    assert ledger.holdouts.of_files(1, 9) == {5: first}
+    ledger.holdouts.record([replace(first, loss_after=2.0)])
+    assert ledger.holdouts.at(0) == [replace(first, loss_after=2.0)]
