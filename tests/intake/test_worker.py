@@ -158,6 +158,25 @@ def test_b7_a_start_while_nothing_was_prepared_counts_nothing(place):
     assert place.work() == ["ready"]
 
 
+def test_b7_an_end_while_the_tokenizer_is_loaded_is_not_counted_against_the_file(place, monkeypatch):
+    """Loading takes seconds, preparing a small file takes none: ends at random moments fall into the loading."""
+    number = place.drop("a.jsonl", lines({"text": "good"}))
+
+    def die(*_: Any) -> Any:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(intake_tools, "Tools", die)
+        for _ in range(2 * worker.TRIES):
+            with pytest.raises(Killed):
+                place.work()
+            place.restart()
+            worker.count_restart(place.ledger)
+    assert attempts(place) is None
+    assert place.work() == ["ready"]
+    assert place.get(number).state == "ready"
+
+
 def test_b7_another_file_in_between_does_not_wipe_the_count(place, monkeypatch):
     number = place.drop("a.jsonl", lines({"text": "poison"}))
     for round in range(worker.TRIES):

@@ -180,11 +180,13 @@ class Worker:
     def _prepare(self, row: FileRow, recipe: dict[str, Any] | None) -> str:
         from nightschool.intake import prepare
 
+        # First, because it takes seconds: an end in them is not the file's doing, and must not count against it.
+        tools = self._loaded()
         before = self._attempts(row)
         there = {folder.name for folder in self._layout.prepared.glob("*")}
         self._count(row, (before[0] + 1, before[1]), running=True)
         try:
-            outcome = prepare.prepare(self._layout, self._ledger, self._loaded(), row, recipe, self._between)
+            outcome = prepare.prepare(self._layout, self._ledger, tools, row, recipe, self._between)
         except Exception as error:
             # Only a process that dies, or an error nobody foresaw, counts against the file.
             if isinstance(error, Stopped | OSError | NightschoolError):
@@ -247,6 +249,10 @@ class Worker:
         from nightschool.intake import tools
 
         if self._tools is None:
+            # Imported where they are needed; that is slow once, and belongs to no file.
+            import numpy  # noqa: F401
+            import pyarrow  # noqa: F401
+
             self._tools = tools.Tools(self._settings, self._layout.fingerprint_cache)
         return self._tools
 
