@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nightschool import durable
-from nightschool.intake import watch
+from nightschool.intake import accept, watch
 from nightschool.intake.worker import Worker
 from nightschool.ledger import Arrival, FileRow, Ledger
 from nightschool.settings import Settings, parse_settings
@@ -151,3 +151,21 @@ def dying(workspace: Workspace, at: int) -> Iterator[Fatal]:
             yield fatal
     finally:
         del database.transaction
+
+
+def take(place: Workspace, number: int) -> accept.Outcome:
+    """Take in one file."""
+    return accept.take(place.layout, place.ledger, place.get(number), TODAY)
+
+
+def take_all(place: Workspace) -> None:
+    """Take in every file that has arrived."""
+    while row := place.ledger.files.next_to_take():
+        accept.take(place.layout, place.ledger, row, TODAY)
+
+
+def nested(place: Workspace, name: str, data: bytes, arrive: bool = True, **options: Any) -> int:
+    path = place.layout.inbox / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return place.ledger.files.arrive([Arrival(name, str(path), options=options)])[0] if arrive else 0
