@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nightschool import gathering, verify
+from nightschool.intake import worker
 from nightschool.ledger import FileRow, Ledger
 from nightschool.record import read_record
 from nightschool.training.replay import replay
@@ -89,6 +90,16 @@ def test_nothing_begins_while_it_is_not_known_whether_the_next_is_small(base: Pa
         ledger.files.set_state(3, "ready")
     rig.run(layout)
     assert entries(layout) == [(1, 2, 3, 4)]
+
+
+def test_intake_and_trainer_go_by_one_number_however_old_their_settings_are(base: Path, tmp_path: Path) -> None:
+    """Intake that began with 0 keeps three files ready, and no more until one of them begins."""
+    layout = make(tmp_path / "run", base, gather_rows=10)
+    with Ledger.open(layout.ledger) as ledger:
+        ledger.machine.set(worker.TOLD, {"gather_rows": 0})
+        ledger.files.set_state(4, "archived")
+    rig.run(layout)
+    assert entries(layout) == [(1,), (2,), (3,)]
 
 
 def row(number: int, rows: int, state: str = "ready", bytes: int = 100, priority: int = 1, tokens: int = 10) -> FileRow:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from nightschool import curriculum, durable, gathering
 from nightschool.errors import NightschoolError
 from nightschool.intake.prepared import read_meta
+from nightschool.intake.worker import TOLD
 from nightschool.settings import Settings, canonical, load_settings
 from nightschool.words import escape
 
@@ -40,7 +41,7 @@ def begin(
         return canonical(settings.entry_recipe(data_recipe, row.options))
 
     queue = ledger.files.queue(limit=gathering.MOST_FILES + 1)
-    chosen = gathering.together(queue, settings.inbox.gather_rows, recipe_of)
+    chosen = gathering.together(queue, _gather_rows(ledger, settings), recipe_of)
     if not chosen:
         return None
     rows, recipe = [row for row, _ in chosen], chosen[0][1]
@@ -62,6 +63,16 @@ def begin(
         done + 1, done + entry.steps,
     )  # fmt: skip
     return entry
+
+
+def _gather_rows(ledger: Ledger, settings: Settings) -> int:
+    """The number that intake goes by, if it has said one.
+
+    It may have started before the settings were changed. With a smaller number it would keep fewer files ready than
+    this process waits for, and nothing would ever begin.
+    """
+    told = ledger.machine.get(TOLD) or {}
+    return int(told.get("gather_rows", settings.inbox.gather_rows))
 
 
 def _data_recipe(layout: Layout, settings: Settings, root: dict[str, Any], row: FileRow) -> dict[str, Any] | None:
