@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nightschool import curriculum
+from nightschool import curriculum, durable
 from nightschool.curriculum import Entry, Part
 from nightschool.errors import CheckpointError
 from nightschool.ledger import Ledger
 from nightschool.settings import canonical
+from nightschool.workspace import Layout
 
 FORMAT = 2
 """1: every entry over one file. 2: over one or several."""
@@ -93,3 +94,21 @@ def belongs(record: Record, root: str, entries: list[Entry]) -> str | None:
     if curriculum.lineage(root, entries, record.step) != record.lineage:
         return "its lineage is another: it was trained on other files, settings or another base"
     return None
+
+
+def read_generation(layout: Layout) -> int:
+    """The number of cuts so far, as kept outside the ledger."""
+    try:
+        return int(layout.generation_file.read_text(encoding="ascii"))
+    except FileNotFoundError:
+        return 0
+    except ValueError:
+        raise CheckpointError(
+            f"{layout.generation_file} is damaged: it should hold one number, the highest `generation` in the "
+            "nightschool.json of the checkpoints. Write that number into it."
+        ) from None
+
+
+def write_generation(layout: Layout, generation: int) -> None:
+    """Note the number of cuts outside the ledger: an older ledger that is put back must not bring undone ones back."""
+    durable.write_file(layout.generation_file, f"{generation}\n")

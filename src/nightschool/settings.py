@@ -152,6 +152,21 @@ class CheckpointSettings(_Section):
     )
 
 
+class SnapshotSettings(_Section):
+    """[snapshots]: dated copies of the full training state."""
+
+    at: str = _setting(
+        "operational", 'When the daily snapshot is taken, local time. "": none is.', default="03:00",
+        pattern=r"^(([01]\d|2[0-3]):[0-5]\d)?$",
+    )  # fmt: skip
+    keep_daily: int = _setting("operational", "Daily snapshots kept, the newest ones.", default=14, ge=1)
+    keep_weekly: int = _setting("operational", "Weeks of which the last snapshot is kept.", default=8, ge=0)
+    keep_monthly: int = _setting("operational", "Months of which the last snapshot is kept.", default=12, ge=0)
+    copy_to: Optional = _setting(
+        "operational", "Folder on another disk that gets a copy of snapshots and archive after each.", default=None
+    )
+
+
 class NumericsSettings(_Section):
     """[numerics]: what equal bits depend on besides the data."""
 
@@ -189,6 +204,7 @@ class Settings(_Section):
     data: DataSettings = Field(default_factory=DataSettings)
     inbox: InboxSettings = Field(default_factory=InboxSettings)
     checkpoints: CheckpointSettings = Field(default_factory=CheckpointSettings)
+    snapshots: SnapshotSettings = Field(default_factory=SnapshotSettings)
     numerics: NumericsSettings = Field(default_factory=NumericsSettings)
     log: LogSettings = Field(default_factory=LogSettings)
 

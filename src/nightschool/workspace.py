@@ -104,6 +104,11 @@ class Layout:
         return self.state / "intake.lock"
 
     @property
+    def way_back_lock(self) -> Path:
+        """Held by the one process that takes, removes or goes back to saved states; no trainer starts meanwhile."""
+        return self.state / "way_back.lock"
+
+    @property
     def trainer_output(self) -> Path:
         """Raw output of the trainer process since it started."""
         return self.state / "trainer.out"

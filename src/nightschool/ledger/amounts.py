@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 from nightschool.ledger.database import PAGE, PAGE_LIMIT, Database, page_size
 
-_NEEDS_ITS_DATA = "(state NOT IN ('rejected', 'duplicate', 'set_aside') OR id IN (SELECT file_id FROM entry_parts))"
+_NEEDS_ITS_DATA = (
+    "(state NOT IN ('rejected', 'duplicate', 'set_aside', 'forgotten') OR id IN (SELECT file_id FROM entry_parts))"
+)
 
 
 class Waiting(NamedTuple):

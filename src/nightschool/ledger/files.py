@@ -1,6 +1,6 @@
 """What was dropped, and how far each file has come: the queue and the history of files.
 
-    arrived -> archived -> ready -> training -> trained -> learned          duplicate   rejected   set_aside
+    arrived -> archived -> ready -> training -> trained -> learned     duplicate   rejected   set_aside   forgotten
 
 `arrived`: seen, its bytes still where they were dropped. `archived`: kept byte for byte. `ready`: tokenised.
 `training`: has an entry. `trained`: its last step is done. `learned`: a checkpoint holds its last step. The others
@@ -24,7 +24,9 @@ HIGH, NORMAL, LOW = 0, 1, 2
 ENTER_PAGE = 2000
 """Files entered or asked for in one go: a hundred thousand at once would keep the trainer's commits waiting."""
 
-State = Literal["arrived", "archived", "ready", "training", "trained", "learned", "duplicate", "rejected", "set_aside"]
+State = Literal[
+    "arrived", "archived", "ready", "training", "trained", "learned", "duplicate", "rejected", "set_aside", "forgotten"
+]
 STATES: tuple[State, ...] = get_args(State)
 
 SCHEMA = (

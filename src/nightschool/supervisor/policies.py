@@ -134,7 +134,7 @@ class Work:
         ready: to be trained on.
         training: being trained on, or trained and not yet in a checkpoint.
         inbox: lying in the inbox, not taken yet.
-        finished: learned, rejected, duplicates, set aside.
+        finished: learned, rejected, duplicates, set aside, forgotten.
     """
 
     arrived: int = 0
@@ -173,7 +173,7 @@ def work_of(counts: dict[str, int], inbox: int) -> Work:
         ready=counts.get("ready", 0),
         training=counts.get("training", 0) + counts.get("trained", 0),
         inbox=inbox,
-        finished=sum(counts.get(state, 0) for state in ("learned", "duplicate", "rejected", "set_aside")),
+        finished=sum(counts.get(state, 0) for state in ("learned", "duplicate", "rejected", "set_aside", "forgotten")),
     )
 
 

@@ -12,7 +12,7 @@ from nightschool import curriculum, durable
 from nightschool.curriculum import Entry
 from nightschool.errors import CheckpointError, WorkspaceError
 from nightschool.ledger import EntryRow, Ledger
-from nightschool.record import Record, entries_of, root_digest
+from nightschool.record import Record, entries_of, read_generation, root_digest
 from nightschool.training import checkpoint
 from nightschool.training.checkpoint import Choice
 from nightschool.words import in_bytes
@@ -31,19 +31,6 @@ class Start:
     folder: Path | None
     record: Record | None
     generation: int
-
-
-def read_generation(layout: Layout) -> int:
-    """The number of cuts so far, as kept outside the ledger."""
-    try:
-        return int(layout.generation_file.read_text(encoding="ascii"))
-    except FileNotFoundError:
-        return 0
-    except ValueError:
-        raise CheckpointError(
-            f"{layout.generation_file} is damaged: it should hold one number, the highest `generation` in the "
-            "nightschool.json of the checkpoints. Write that number into it."
-        ) from None
 
 
 def find_start(layout: Layout, ledger: Ledger, root_record: dict[str, Any]) -> Start:

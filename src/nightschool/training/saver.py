@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from nightschool import durable
 from nightschool.errors import BusyError, NightschoolError, StorageError
+from nightschool.snapshots import serving
 from nightschool.training import checkpoint, model, retention, state
 from nightschool.words import in_bytes
 
@@ -145,7 +146,7 @@ class Saver:
             )  # fmt: skip
             if job.learned:
                 self._ledger.files.learned(list(job.learned))
-        publish_root(self._layout, self._loop, final)
+        serving.point_at(self._layout, final)
         self._retire(job)
         log.info(
             "Saved %s (%s): weights %s, optimizer %s, %.1f s in the background, training stood still %.0f ms.",
@@ -180,19 +181,6 @@ def _refused(error: BaseException, staged: Path) -> StorageError | None:
         "Make room, or lower checkpoints.save_total_limit; saving is tried again by itself.",
         cause.errno,
     )
-
-
-def publish_root(layout: Layout, loop: Loop, newest: Path) -> None:
-    """Make `current_model/` itself hold the newest weights: a copy of a LoRA adapter, a link for a full model."""
-    root = layout.current_model
-    if loop.built.method == "full":
-        durable.replace_link(root / "latest", newest.name)
-        return
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        scratch = root / f".tmp-{name}"
-        durable.remove_file(scratch)
-        durable.copy_file(newest / name, scratch)
-        durable.replace_file(scratch, root / name)
 
 
 def _size(folder: Path) -> int:

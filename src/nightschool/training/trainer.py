@@ -21,12 +21,13 @@ from nightschool.intake.prepared import HOLDOUT, PreparedReader
 from nightschool.ledger import Ledger, StepRow
 from nightschool.record import Record, root_digest
 from nightschool.settings import Settings, load_settings
+from nightschool.snapshots import serving
 from nightschool.training import beginning, determinism, model, resume, retention, root
 from nightschool.training.holdout import Holdout
 from nightschool.training.loop import Loop, StepResult
 from nightschool.training.progress import Narrator
 from nightschool.training.recorder import Recorder
-from nightschool.training.saver import Job, Saver, publish_root
+from nightschool.training.saver import Job, Saver
 from nightschool.training.stopping import Stop
 from nightschool.workspace import Layout
 
@@ -146,7 +147,7 @@ class Trainer:
         found = self.loop.restore(start.folder, start.record)
         self.saved = start.record.step
         self.boundary = found
-        publish_root(self.layout, self.loop, start.folder)
+        serving.point_at(self.layout, start.folder)
         log.info(
             "Resuming from checkpoint: %s (step %d, %s; optimizer state loaded, %s, equal to what was saved).",
             start.folder, start.record.step, resume.describe(start, self.ledger), resume.folder_bytes(start.folder),

@@ -1,0 +1,1 @@
+"""The way back: dated copies of the training state, and going back to one of them. Imports no torch."""
