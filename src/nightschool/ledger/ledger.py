@@ -89,6 +89,14 @@ class Ledger:
         found = [str(row[0]) for row in self._database.rows("PRAGMA quick_check(100)")]
         return [] if found == ["ok"] else found
 
+    def backup_to(self, path: Path, *, patience: float = 10.0) -> None:
+        """Copy the ledger as it is at one moment to the new file `path`, checked, while others go on writing.
+
+        Nothing is synced: the copy is for a folder that is sealed afterwards. For `patience` seconds others may write
+        in between; then they wait until the rest is copied.
+        """
+        self._database.copy_to(path, patience)
+
     def close(self) -> None:
         """Close the connection. A closed ledger cannot be used again."""
         self._database.close()
