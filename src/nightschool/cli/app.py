@@ -20,6 +20,8 @@ COMMANDS = (
     "files",
     "log",
     "checkpoints",
+    "snapshot",
+    "snapshots",
     "pause",
     "resume",
     "stop",

@@ -49,6 +49,9 @@ def _lines(found: Status) -> list[tuple[str, str]]:
     saved = found.last_checkpoint
     text = f"{saved['path']}, {local_time(saved['written_at'])}" if saved else "none yet"
     lines.append(("checkpoint", text))
+    kept = found.last_snapshot
+    if kept:
+        lines.append(("snapshot", f"{kept['path']} (step {kept['step']:,}), {local_time(kept['taken_at'])}"))
     if found.prepared_bytes:
         lines.append(("prepared", f"{in_bytes(found.prepared_bytes)} of tokenised data"))
     if found.lineage:
