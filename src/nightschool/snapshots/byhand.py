@@ -7,7 +7,7 @@ from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
 from nightschool.ledger import Ledger
-from nightschool.snapshots import asking, pruning, take
+from nightschool.snapshots import asking, pruning, take, undone
 from nightschool.snapshots.holding import way_back
 from nightschool.snapshots.retention import Verdict
 from nightschool.snapshots.states import Snapshot
@@ -35,4 +35,5 @@ def prune_now(layout: Layout, settings: SnapshotSettings, today: date, dry_run: 
     if dry_run:
         return [one for one in pruning.judged(layout.snapshots, rules, today) if not one.keep]
     with way_back(layout, "the work on saved states"), Ledger.open(layout.ledger) as ledger:
+        undone.prune(layout, ledger, settings.keep_undone)
         return pruning.prune(layout, ledger, rules, today)

@@ -18,7 +18,7 @@ from typing import Any
 from nightschool.errors import BusyError, NightschoolError, StorageError
 from nightschool.ledger import Ledger
 from nightschool.settings import SnapshotSettings
-from nightschool.snapshots import asking, due, pruning, states, take
+from nightschool.snapshots import asking, due, pruning, states, take, undone
 from nightschool.snapshots.due import Due
 from nightschool.snapshots.holding import way_back
 from nightschool.snapshots.retention import Verdict
@@ -182,6 +182,7 @@ class Night:
                     )
                     work.seconds = time.monotonic() - began
                 work.removed = pruning.prune(self.layout, ledger, pruning.rules_of(self.settings), self.now().date())
+                undone.prune(self.layout, ledger, self.settings.keep_undone)
         except BaseException as error:  # told by the supervisor's own thread
             work.error = error
 
