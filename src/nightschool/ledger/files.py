@@ -295,6 +295,10 @@ class Files:
         """The ids of the files whose tokens lie in this prepared folder: the same bytes may have come twice."""
         return [id for (id,) in self._database.rows("SELECT id FROM files WHERE prepared = ?", (prepared,))]
 
+    def prepared_to(self, data_digest: str) -> list[int]:
+        """The ids of the files that were last prepared to data with this digest."""
+        return [id for (id,) in self._database.rows("SELECT id FROM files WHERE data_digest = ?", (data_digest,))]
+
     def called(self, name: str) -> list[FileRow]:
         """The files of this name, in the order they arrived; at most a page of them."""
         return self._select(f"WHERE name = ? ORDER BY id LIMIT {PAGE}", (name,))

@@ -1,0 +1,51 @@
+"""What an adversarial review of forgetting and purging found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from nightschool import verify
+from nightschool.intake.worker import Worker
+from nightschool.ledger import Ledger
+from nightschool.record import read_record
+from nightschool.settings import load_settings
+from nightschool.snapshots import acts
+from nightschool.workspace import Layout
+from tests.snapshots.conftest import Make, quiet
+from tests.snapshots.test_forget import texts as texts  # a fixture
+from tests.training import rig
+
+Without = Callable[..., rig.Outcome]
+
+
+def intake(layout: Layout) -> None:
+    with Ledger.open(layout.ledger) as ledger:
+        worker = Worker(layout, ledger, load_settings(layout.settings_file), today=lambda: "2026-11-23")
+        while worker.step():
+            pass
+
+
+def test_a_purge_keeps_the_states_of_a_file_with_the_same_rows_that_stays(make: Make) -> None:
+    layout = make([], checkpoints={"save_steps": 2, "save_total_limit": 50})
+    for name, seed in (("first", 7), ("c", 3), ("second", 7), ("d", 4)):
+        rig.add(layout, name, rig.sequences(9, seed))
+    rig.run(layout)
+    acts.forget_files(layout, ["second"], purging=True, waiting=quiet)
+    other = make([])
+    for name, seed in (("first", 7), ("c", 3), ("d", 4)):
+        rig.add(other, name, rig.sequences(9, seed))
+    rig.run(other)
+    rig.run(layout)
+    assert rig.outcome(layout) == rig.outcome(other)
+    assert verify.report(layout).problems == []
+
+
+def test_a_purge_finds_states_that_saw_the_file_prepared_in_another_way(run: Layout) -> None:
+    (run.undone / "0").mkdir()
+    step, folder = run.checkpoints()[-1]
+    folder.rename(run.undone / "0" / folder.name)
+    with Ledger.open(run.ledger) as ledger:
+        ledger._database.write("UPDATE files SET data_digest = 'another' WHERE name = 'e'")
+    acts.forget_files(run, ["e"], purging=True, waiting=quiet)
+    left = [path for path in run.undone.rglob("nightschool.json")]
+    assert [path for path in left if read_record(path.parent).step == step] == []
