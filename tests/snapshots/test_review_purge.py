@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
-from nightschool import verify
+from nightschool import Workspace, verify
 from nightschool.intake.worker import Worker
 from nightschool.ledger import Ledger
 from nightschool.record import read_record
@@ -12,6 +13,7 @@ from nightschool.settings import load_settings
 from nightschool.snapshots import acts
 from nightschool.workspace import Layout
 from tests.snapshots.conftest import Make, quiet
+from tests.snapshots.test_forget import real
 from tests.snapshots.test_forget import texts as texts  # a fixture
 from tests.training import rig
 
@@ -49,3 +51,19 @@ def test_a_purge_finds_states_that_saw_the_file_prepared_in_another_way(run: Lay
     acts.forget_files(run, ["e"], purging=True, waiting=quiet)
     left = [path for path in run.undone.rglob("nightschool.json")]
     assert [path for path in left if read_record(path.parent).step == step] == []
+
+
+def test_bytes_that_were_purged_and_are_dropped_again_are_kept(
+    base: Path, texts: dict[str, Path], tmp_path: Path
+) -> None:
+    layout = real(tmp_path / "ws", base, {"a": texts["a"], "b": texts["b"]})
+    acts.forget_files(layout, ["b"], purging=True, waiting=quiet)
+    data = texts["b"].read_bytes()
+    Workspace(layout).add(texts["b"], name="b")
+    intake(layout)
+    found = [path for path in layout.root.rglob("*") if path.is_file() and path.read_bytes() == data]
+    assert found, "law 3: nothing dropped is ever lost"
+    with Ledger.open(layout.ledger) as ledger:
+        row = ledger.files.get(3)
+        assert row.state == "rejected"
+        assert "purged" in str(row.reason)

@@ -275,13 +275,18 @@ class Files:
             self._move(id, state, STATES, reason=reason, learned_at=learned_at)
 
     def find_learnable_duplicate(self, sha256: str, excluding: int) -> int | None:
-        """The id of the first other file with these bytes that is not out (duplicate, rejected, set aside), or None."""
-        found = self._database.row(
-            "SELECT id FROM files WHERE sha256 = ? AND id != ? AND state NOT IN ('rejected', 'duplicate', 'set_aside') "
-            "ORDER BY id LIMIT 1",
-            (sha256, excluding),
-        )
-        return found[0] if found else None
+        """The id of the first other file with these bytes that is not out (duplicate, rejected, set aside), or None.
+
+        One whose bytes are archived goes before one that was purged.
+        """
+        where = "sha256 = ? AND id != ? AND state NOT IN ('rejected', 'duplicate', 'set_aside')"
+        for more in ("AND NOT (state = 'forgotten' AND archive IS NULL)", ""):
+            found = self._database.row(
+                f"SELECT id FROM files WHERE {where} {more} ORDER BY id LIMIT 1", (sha256, excluding)
+            )
+            if found:
+                return found[0]
+        return None
 
     def take_place(self, id: int, of: int) -> None:
         """Let a waiting file stand in the queue where the file `of` stood."""
