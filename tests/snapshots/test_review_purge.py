@@ -12,6 +12,7 @@ from nightschool.record import read_record
 from nightschool.settings import load_settings
 from nightschool.snapshots import acts
 from nightschool.workspace import Layout
+from tests import tiny
 from tests.snapshots.conftest import Make, quiet
 from tests.snapshots.test_forget import real
 from tests.snapshots.test_forget import texts as texts  # a fixture
@@ -67,3 +68,29 @@ def test_bytes_that_were_purged_and_are_dropped_again_are_kept(
         row = ledger.files.get(3)
         assert row.state == "rejected"
         assert "purged" in str(row.reason)
+
+
+def test_a_file_that_was_just_dropped_is_forgotten_too(base: Path, texts: dict[str, Path], tmp_path: Path) -> None:
+    layout = real(tmp_path / "ws", base, {"a": texts["a"]})
+    dropped = tiny.rows(layout.inbox / "b.jsonl", 12, 5)
+    data = dropped.read_bytes()
+    from nightschool.ledger import Arrival
+
+    with Ledger.open(layout.ledger) as ledger:
+        ledger.files.arrive([Arrival("b.jsonl", dropped)])
+    acts.forget_files(layout, ["b.jsonl"], waiting=quiet)
+    assert not dropped.exists(), "or it would be taken for a new one"
+    assert [path for path in layout.archive.rglob("*") if path.is_file() and path.read_bytes() == data]
+    with Ledger.open(layout.ledger) as ledger:
+        (number,) = ledger.files.arrive([Arrival("b.jsonl", tiny.rows(layout.inbox / "b.jsonl", 12, 5))])
+    intake(layout)
+    with Ledger.open(layout.ledger) as ledger:
+        assert ledger.files.get(number).state == "duplicate"
+
+
+def test_a_file_that_was_just_added_is_purged_too(base: Path, texts: dict[str, Path], tmp_path: Path) -> None:
+    layout = real(tmp_path / "ws", base, {"a": texts["a"]})
+    Workspace(layout).add(texts["b"], name="b")
+    acts.forget_files(layout, ["b"], purging=True, waiting=quiet)
+    data = texts["b"].read_bytes()
+    assert [path for path in layout.root.rglob("*") if path.is_file() and path.read_bytes() == data] == []

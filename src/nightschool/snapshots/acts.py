@@ -70,7 +70,7 @@ def forget_files(
             raise DataError(f"--replace puts one file in the place of one, and these are {len(rows)}.")
         forget.plan(layout, ledger, rows, purge=purging)
         with cut.at_rest(layout, ledger, f"forgetting {', '.join(row.name for row in rows)}", waiting):
-            rows = forget.find(ledger, [str(row.id) for row in rows])
+            rows = [_taken_in(layout, ledger, row) for row in forget.find(ledger, [str(row.id) for row in rows])]
             new = None if instead is None else _prepared(layout, ledger, rows[0], instead, waiting)
             plan = forget.plan(layout, ledger, rows, replace=new and {rows[0].id: new}, purge=purging)
             plan = replace(plan, cut=replace(plan.cut, second_place=second_place))
@@ -79,6 +79,18 @@ def forget_files(
             else:
                 cut.perform(layout, ledger, plan.cut)
     return plan
+
+
+def _taken_in(layout: Layout, ledger: Ledger, row: FileRow) -> FileRow:
+    """A file, its bytes archived: those in the inbox would be taken for a new file, and no purge would know of them."""
+    from nightschool.intake import accept
+
+    if row.state != "arrived":
+        return row
+    accept.recover(layout, ledger)
+    if accept.take(layout, ledger, row, time.strftime("%Y-%m-%d")) == "later":
+        raise DataError(f"{row.name} is still being written to, or cannot be moved out of the inbox. Remove it there.")
+    return ledger.files.get(row.id)
 
 
 def _only_states(ledger: Ledger, plan: Plan, rows: Sequence[FileRow], new: Part | None) -> None:
