@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -94,3 +95,12 @@ def test_a_file_that_was_just_added_is_purged_too(base: Path, texts: dict[str, P
     acts.forget_files(layout, ["b"], purging=True, waiting=quiet)
     data = texts["b"].read_bytes()
     assert [path for path in layout.root.rglob("*") if path.is_file() and path.read_bytes() == data] == []
+
+
+def test_a_purge_removes_what_was_left_half_made(run: Layout) -> None:
+    for parent in (run.current_model, run.snapshots, run.undone / "0", run.prepared):
+        parent.mkdir(exist_ok=True)
+        shutil.copytree(run.checkpoints()[-1][1], parent / ".tmp-15-abcd")
+        shutil.copytree(run.checkpoints()[-1][1], parent / ".trash-abcd")
+    acts.forget_files(run, ["b"], purging=True, waiting=quiet)
+    assert [path for path in run.root.rglob(".t*") if path.name.startswith((".tmp-", ".trash-"))] == []

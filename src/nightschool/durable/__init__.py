@@ -20,6 +20,7 @@ from nightschool.durable.files import (
 )
 from nightschool.durable.folders import (
     MANIFEST,
+    TRASH,
     Manifest,
     check,
     publish,
@@ -34,6 +35,7 @@ from nightschool.durable.lock import ELSEWHERE, Lock, holder
 __all__ = [
     "ELSEWHERE",
     "MANIFEST",
+    "TRASH",
     "Copied",
     "Effects",
     "Lock",

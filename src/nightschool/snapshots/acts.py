@@ -74,6 +74,8 @@ def forget_files(
             new = None if instead is None else _prepared(layout, ledger, rows[0], instead, waiting)
             plan = forget.plan(layout, ledger, rows, replace=new and {rows[0].id: new}, purge=purging)
             plan = replace(plan, cut=replace(plan.cut, second_place=second_place))
+            if purging:
+                purge.sweep(layout, second_place)
             if plan.cut.entries == entries_of(ledger) and not purging:
                 _only_states(ledger, plan, rows, new)
             else:

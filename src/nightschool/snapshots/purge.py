@@ -155,9 +155,25 @@ def _prepared(layout: Layout, ledger: Ledger, row: FileRow, going: Collection[in
         yield Trace(folder, f"its tokens ({folder.name})")
 
 
+def sweep(layout: Layout, second_place: Path | None = None) -> None:
+    """Remove what crashes have left half made, of which nobody can tell what it has seen. To be called at rest."""
+    for folder in _folders(layout, second_place):
+        durable.sweep(folder)
+
+
+def _folders(layout: Layout, second_place: Path | None) -> list[Path]:
+    undone = [path for path in layout.undone.glob("*") if path.is_dir()]
+    copies = [] if second_place is None else [second_place / layout.snapshots.name]
+    return [layout.current_model, layout.snapshots, layout.undone, *undone, layout.prepared, layout.tmp, *copies]
+
+
 def remove(layout: Layout, ledger: Ledger, files: Iterable[int], second_place: Path | None = None) -> list[Trace]:
     """Remove all traces of these forgotten files; can be done again after a crash. Returns what was removed."""
     files = list(files)
+    for folder in _folders(layout, second_place):
+        # Of a purge that was killed. Of the rest, something may be in use: a start does this while intake is at work.
+        for path in folder.glob(f"{durable.TRASH}*"):
+            durable.remove_tree(path)
     gone = traces(layout, ledger, files, second_place)
     for trace in gone:
         durable.remove_tree(trace.path)
