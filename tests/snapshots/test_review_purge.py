@@ -104,3 +104,14 @@ def test_a_purge_removes_what_was_left_half_made(run: Layout) -> None:
         shutil.copytree(run.checkpoints()[-1][1], parent / ".trash-abcd")
     acts.forget_files(run, ["b"], purging=True, waiting=quiet)
     assert [path for path in run.root.rglob(".t*") if path.name.startswith((".tmp-", ".trash-"))] == []
+
+
+def test_why_a_purged_file_was_rejected_goes_with_it(base: Path, texts: dict[str, Path], tmp_path: Path) -> None:
+    layout = real(tmp_path / "ws", base, {"a": texts["a"]})
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text("{broken\n" * 5)
+    Workspace(layout).add(broken)
+    intake(layout)
+    assert sorted(path.name for path in layout.rejected.iterdir())
+    acts.forget_files(layout, ["broken.jsonl"], purging=True, waiting=quiet)
+    assert sorted(path.name for path in layout.rejected.iterdir()) == []

@@ -93,7 +93,7 @@ def traces(layout: Layout, ledger: Ledger, files: Iterable[int], second_place: P
         for place in places:
             found += _bytes_of(row, place)
         found += _prepared(layout, ledger, row, going.files)
-    return found
+    return list({trace.path: trace for trace in found}.values())
 
 
 def _states(layout: Layout, going: _Going) -> Iterator[Trace]:
@@ -134,7 +134,9 @@ def _may_have_seen(folder: Path, going: _Going) -> bool:
 def _bytes_of(row: FileRow, place: Path) -> Iterator[Trace]:
     if row.archive is not None:
         path = place / row.archive
-        for one in (path, path.with_name(path.name + sidecar.ENDING)):
+        # Of a rejected file, what says why lies beside it under the same name.
+        why = (rejected.WHY, rejected.BAD_ROWS) if row.archive.startswith("rejected/") else ()
+        for one in (path, *(path.with_name(path.name + ending) for ending in (sidecar.ENDING, *why))):
             if one.exists():
                 yield Trace(one, str(one))
     # Of files with one name, which report is whose is not noted. One too many may go: it can be made again, its file's
