@@ -6,7 +6,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from nightschool import Workspace, verify
+from nightschool.errors import StorageError
 from nightschool.intake.worker import Worker
 from nightschool.ledger import Ledger
 from nightschool.record import read_record
@@ -104,6 +107,12 @@ def test_a_purge_removes_what_was_left_half_made(run: Layout) -> None:
         shutil.copytree(run.checkpoints()[-1][1], parent / ".trash-abcd")
     acts.forget_files(run, ["b"], purging=True, waiting=quiet)
     assert [path for path in run.root.rglob(".t*") if path.name.startswith((".tmp-", ".trash-"))] == []
+
+
+def test_a_second_place_that_is_not_there_is_not_passed_over(run: Layout, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="is not there"):
+        acts.forget_files(run, ["b"], purging=True, second_place=tmp_path / "unmounted", waiting=quiet)
+    assert rig.states(run)["b"] == "learned"
 
 
 def test_why_a_purged_file_was_rejected_goes_with_it(base: Path, texts: dict[str, Path], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from nightschool import adding
 from nightschool.curriculum import Part
-from nightschool.errors import DataError, NightschoolError
+from nightschool.errors import DataError, NightschoolError, StorageError
 from nightschool.ledger import Arrival, FileRow, Ledger
 from nightschool.record import entries_of
 from nightschool.settings import load_settings
@@ -69,6 +69,11 @@ def forget_files(
         if instead is not None and len(rows) != 1:
             raise DataError(f"--replace puts one file in the place of one, and these are {len(rows)}.")
         forget.plan(layout, ledger, rows, purge=purging)
+        if purging and second_place is not None and not second_place.is_dir():
+            raise StorageError(
+                f"{second_place} is not there, and it may hold copies of what is to be purged. Mount it, or clear "
+                "snapshots.copy_to if there is none any more. Nothing was changed."
+            )
         with cut.at_rest(layout, ledger, f"forgetting {', '.join(row.name for row in rows)}", waiting):
             rows = [_taken_in(layout, ledger, row) for row in forget.find(ledger, [str(row.id) for row in rows])]
             new = None if instead is None else _prepared(layout, ledger, rows[0], instead, waiting)
