@@ -245,12 +245,15 @@ def _stays(layout: Layout, ledger: Ledger, step: int, cut: Cut) -> bool:
 
 def _set_states(ledger: Ledger, cut: Cut) -> None:
     """Every file of the curriculum is learned or has still to be trained; others are what the cut says."""
-    ends: dict[int, int] = {}
-    for at, entry in enumerate(cut.entries):
-        ends.update(dict.fromkeys(entry.file_ids, curriculum.first_step(cut.entries, at) + entry.steps))
-    for file, end in ends.items():
-        if file not in cut.files:
-            ledger.files.set_state(file, "learned" if end <= cut.step else "training")
+    for file, end in curriculum.ends(cut.entries).items():
+        if file in cut.files:
+            continue
+        if end.step > cut.step:
+            ledger.files.set_state(file, "training")
+        elif end.why is None:
+            ledger.files.set_state(file, "learned")
+        elif ledger.files.get(file).state != "set_aside":
+            ledger.files.set_state(file, "set_aside", end.why)
     for file, (state, reason) in cut.files.items():
         ledger.files.set_state(file, state, reason)
 

@@ -1,0 +1,79 @@
+"""What an adversarial review of the way back found: taking back, shelving, and what takes another file's place."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nightschool.errors import StorageError
+from nightschool.intake.worker import Worker
+from nightschool.ledger import Ledger
+from nightschool.record import entries_of
+from nightschool.settings import load_settings
+from nightschool.snapshots import acts
+from nightschool.workspace import Layout
+from tests.snapshots.conftest import Make, quiet
+from tests.snapshots.test_forget import texts as texts  # a fixture
+from tests.training import rig
+
+Without = Callable[..., rig.Outcome]
+
+
+@pytest.fixture(scope="session")
+def kept(make: Make) -> Layout:
+    layout = make(checkpoints={"save_steps": 2, "save_total_limit": 50})
+    rig.run(layout)
+    return layout
+
+
+@pytest.fixture
+def run(kept: Layout, tmp_path: Path) -> Layout:
+    shutil.copytree(kept.root, tmp_path / "ws", symlinks=True)
+    return Layout(tmp_path / "ws")
+
+
+def files_of(layout: Layout) -> list[tuple[int, ...]]:
+    with Ledger.open(layout.ledger) as ledger:
+        return [entry.file_ids for entry in entries_of(ledger)]
+
+
+def test_a_file_shelved_in_its_middle_is_trained_up_to_there_again(run: Layout) -> None:
+    acts.go_back(run, "4", later="shelve", waiting=quiet)
+    before = rig.outcome(run)
+    (run.checkpoint(4) / "optimizer.pt").unlink()
+    rig.run(run)
+    assert rig.outcome(run) == before
+    assert rig.states(run)["b"] == "set_aside"
+
+
+def test_a_file_shelved_in_its_middle_is_not_called_learned_by_the_next_cut(run: Layout) -> None:
+    acts.go_back(run, "4", later="shelve", waiting=quiet)
+    rig.add(run, "f", rig.sequences(8, 77))
+    rig.run(run)
+    acts.forget_files(run, ["f"], waiting=quiet)
+    assert rig.states(run)["b"] == "set_aside"
+    acts.forget_files(run, ["a"], waiting=quiet)
+    assert rig.states(run)["b"] == "training", "it needs a trainer"
+    rig.run(run)
+    assert rig.states(run)["b"] == "set_aside"
+
+
+def learn(layout: Layout) -> None:
+    """Intake and trainer by turns, until nothing waits."""
+    for _ in range(6):
+        with Ledger.open(layout.ledger) as ledger:
+            worker = Worker(layout, ledger, load_settings(layout.settings_file), today=lambda: "2026-11-22")
+            while worker.step():
+                pass
+        try:
+            rig.run(layout)
+        except StorageError:
+            continue
+        with Ledger.open(layout.ledger) as ledger:
+            counts = ledger.files.counts()
+        if not counts["archived"] + counts["ready"] + counts["training"]:
+            return
+    raise AssertionError("it does not come to an end")
