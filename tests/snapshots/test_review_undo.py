@@ -16,6 +16,7 @@ from nightschool.settings import load_settings
 from nightschool.snapshots import acts
 from nightschool.workspace import Layout
 from tests.snapshots.conftest import Make, quiet
+from tests.snapshots.test_forget import real
 from tests.snapshots.test_forget import texts as texts  # a fixture
 from tests.training import rig
 
@@ -77,3 +78,20 @@ def learn(layout: Layout) -> None:
         if not counts["archived"] + counts["ready"] + counts["training"]:
             return
     raise AssertionError("it does not come to an end")
+
+
+def test_what_was_prepared_anew_since_is_prepared_again_as_it_was(
+    base: Path, texts: dict[str, Path], tmp_path: Path
+) -> None:
+    layout = real(tmp_path / "ws", base, {"a": texts["a"], "b": texts["b"], "c": texts["c"]})
+    rig.configure(layout, base, checkpoints={"save_steps": 2, "save_total_limit": 50})
+    rig.run(layout)
+    before = rig.outcome(layout)
+    rig.configure(layout, base, data={"max_length": 24}, checkpoints={"save_steps": 2, "save_total_limit": 50})
+    acts.go_back(layout, "2", later="queue", waiting=quiet)
+    learn(layout)
+    assert rig.outcome(layout) != before
+    middle = (before.step - 1) // 2 * 2
+    acts.go_back(layout, f"undone/0/checkpoint-{middle}", waiting=quiet)
+    learn(layout)
+    assert rig.outcome(layout) == before

@@ -236,6 +236,13 @@ class Files:
                 data_digest=data_digest,
             )
 
+    def prepared_otherwise(self, id: int, prepared: str, data_digest: str, sequences: int) -> None:
+        """For cuts: a file has the tokens of an earlier time again, in a folder that may have to be made again."""
+        self._database.write(
+            "UPDATE files SET prepared = ?, data_digest = ?, sequences = ? WHERE id = ?",
+            (prepared, data_digest, sequences, id),
+        )
+
     def reject(self, id: int, reason: str, **counts: int | str | None) -> None:
         """The file cannot be used. `counts`: any of `shape, rows_good, rows_bad, sha256, bytes, archive`."""
         unknown = set(counts) - {"shape", "rows_good", "rows_bad", "sha256", "bytes", "archive"}

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from nightschool import curriculum, durable
-from nightschool.curriculum import Entry
+from nightschool.curriculum import Entry, Part
 from nightschool.errors import BusyError, CheckpointError, NightschoolError
 from nightschool.ledger import EntryRow, Ledger
 from nightschool.ledger.files import State
@@ -245,6 +245,10 @@ def _stays(layout: Layout, ledger: Ledger, step: int, cut: Cut) -> bool:
 
 def _set_states(ledger: Ledger, cut: Cut) -> None:
     """Every file of the curriculum is learned or has still to be trained; others are what the cut says."""
+    for entry in cut.entries:
+        for part in entry.parts:
+            if ledger.files.get(part.file_id).data_digest != part.data_digest:
+                _prepared_as_then(ledger, part, entry)
     for file, end in curriculum.ends(cut.entries).items():
         if file in cut.files:
             continue
@@ -256,6 +260,16 @@ def _set_states(ledger: Ledger, cut: Cut) -> None:
             ledger.files.set_state(file, "set_aside", end.why)
     for file, (state, reason) in cut.files.items():
         ledger.files.set_state(file, state, reason)
+
+
+def _prepared_as_then(ledger: Ledger, part: Part, entry: Entry) -> None:
+    """A file was prepared anew since its training began: intake prepares it again by the recipe of that time."""
+    from nightschool.intake import containers, prepare
+
+    row = ledger.files.get(part.file_id)
+    if row.sha256 is not None:
+        folder = prepare.folder_name(row.sha256, entry.settings["data"], containers.kind_named(row.name))
+        ledger.files.prepared_otherwise(row.id, folder, part.data_digest, part.sequences)
 
 
 def finish(layout: Layout, ledger: Ledger) -> None:
