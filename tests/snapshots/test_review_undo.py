@@ -11,9 +11,9 @@ import pytest
 from nightschool.errors import StorageError
 from nightschool.intake.worker import Worker
 from nightschool.ledger import Ledger
-from nightschool.record import entries_of
+from nightschool.record import entries_of, read_generation
 from nightschool.settings import load_settings
-from nightschool.snapshots import acts
+from nightschool.snapshots import acts, cut
 from nightschool.workspace import Layout
 from tests.snapshots.conftest import Make, quiet
 from tests.snapshots.test_forget import real
@@ -39,6 +39,46 @@ def run(kept: Layout, tmp_path: Path) -> Layout:
 def files_of(layout: Layout) -> list[tuple[int, ...]]:
     with Ledger.open(layout.ledger) as ledger:
         return [entry.file_ids for entry in entries_of(ledger)]
+
+
+def test_undoing_an_undo_does_not_learn_the_forgotten_file_once_more(run: Layout, without: Without) -> None:
+    acts.forget_files(run, ["b"], waiting=quiet)
+    rig.run(run)
+    acts.go_back(run, "undo", waiting=quiet)
+    rig.run(run)
+    acts.go_back(run, "undo", waiting=quiet)
+    assert files_of(run) == [(1,), (3,), (4,), (5,)]
+    rig.run(run)
+    assert rig.outcome(run) == without("b")
+    assert rig.states(run)["b"] == "forgotten"
+
+
+def test_undoing_the_undo_of_a_shelving_shelves_again(run: Layout) -> None:
+    acts.go_back(run, "4", later="shelve", waiting=quiet)
+    before, states = rig.outcome(run), rig.states(run)
+    acts.go_back(run, "undo", waiting=quiet)
+    acts.go_back(run, "undo", waiting=quiet)
+    assert rig.states(run) == states
+    rig.run(run)
+    assert rig.outcome(run) == before
+
+
+def test_a_cut_that_never_came_about_is_not_what_undo_takes_back(
+    run: Layout, without: Without, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acts.go_back(run, "6", later="shelve", waiting=quiet)
+    with monkeypatch.context() as patch:
+
+        def fails(*_: object) -> None:
+            raise RuntimeError("killed here")
+
+        patch.setattr(cut, "_switch", fails)
+        with pytest.raises(RuntimeError):
+            acts.go_back(run, "4", later="shelve", waiting=quiet)
+    assert read_generation(run) == 2
+    acts.go_back(run, "undo", waiting=quiet)
+    rig.run(run)
+    assert rig.outcome(run) == without()
 
 
 def test_a_file_shelved_in_its_middle_is_trained_up_to_there_again(run: Layout) -> None:

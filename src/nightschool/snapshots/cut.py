@@ -37,6 +37,9 @@ log = logging.getLogger("nightschool.cut")
 
 PENDING = "cut"
 """The machine row with what is left to do of a cut: {"generation", "undone", "step", "staged", "purge", ...}."""
+LAST_CUT = "last_cut"
+"""The machine row with what the last cut did, for taking it back: {"undone": its folder in `undone/`, "files": the ids
+of all in its curriculum}. The generation tells that not: a cut that never came about leaves one out."""
 HOLD = "hold"
 """The machine row that asks the supervisor to let its children rest: {"pid", "why"}."""
 REPLACING = "replacing"
@@ -193,6 +196,7 @@ def _switch(layout: Layout, ledger: Ledger, cut: Cut, note: dict[str, Any]) -> N
                 ledger.checkpoints.retire(row.step, cut.what, state="undone", path=place, generation=row.generation)
         _set_states(ledger, cut)
         ledger.machine.set(PENDING, note)
+        ledger.machine.set(LAST_CUT, {"undone": note["undone"], "files": sorted(curriculum.ends(cut.entries))})
         ledger.machine.delete(REPLACING)
         if cut.keep_serving and cut.step < curriculum.total_steps(cut.entries):
             serving.keep(ledger, curriculum.total_steps(cut.entries))

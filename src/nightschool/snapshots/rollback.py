@@ -13,9 +13,9 @@ from nightschool.errors import CheckpointError
 from nightschool.forecast import read_rates
 from nightschool.ledger import Ledger
 from nightschool.ledger.files import State
-from nightschool.record import belongs, entries_of, read_generation, root_digest
+from nightschool.record import belongs, entries_of, root_digest
 from nightschool.snapshots import states
-from nightschool.snapshots.cut import Cut, opened_copy
+from nightschool.snapshots.cut import LAST_CUT, Cut, opened_copy
 from nightschool.snapshots.states import Saved
 from nightschool.workspace import Layout
 
@@ -82,10 +82,10 @@ def plan(layout: Layout, ledger: Ledger, word: str, later: Later = "again") -> P
         raise CheckpointError("Nothing has been learned here yet, so there is nothing to go back to.")
     ours = entries_of(ledger)
     if word == UNDO:
-        target, base = _before_last_cut(layout, ledger, ours, root)
+        target, base, out = _before_last_cut(layout, ledger, ours, root)
     else:
         target = states.find(layout, word)
-        base = _base(target, ours, root)
+        base, out = _base(target, ours, root), {}
     if target is not None:
         problems = states.problems(target, root)
         if problems:
@@ -94,7 +94,7 @@ def plan(layout: Layout, ledger: Ledger, word: str, later: Later = "again") -> P
         raise CheckpointError("This run was taken over, and what it began with is gone: see snapshots/origin.")
     done = target.step if target else 0
     entries = _after(base, done, later)
-    files = _others(ledger, layout, ours, entries, later, done)
+    files = {**_others(ledger, layout, ours, entries, later, done), **out}
     undone = undone_by(ledger, ours, entries, done)
     what = f"rollback to {target.name} (step {done})" if target else "rollback to the base model"
     cut = Cut(what, entries, target, files)
@@ -111,18 +111,23 @@ def _base(target: Saved, ours: Sequence[Entry], root: dict[str, Any]) -> list[En
 
 def _before_last_cut(
     layout: Layout, ledger: Ledger, ours: list[Entry], root: dict[str, Any]
-) -> tuple[Saved | None, list[Entry]]:
-    """The curriculum as it was before the last cut, and the newest whole state on the way to where it stood."""
-    last = layout.undone / str(read_generation(layout) - 1)
-    copy = last / states.LEDGER
-    if not copy.is_file():
+) -> tuple[Saved | None, list[Entry], dict[int, tuple[State, str]]]:
+    """The newest whole state on the way to where the run stood before the last cut, the curriculum then, and what was
+    out of it then, of what that cut brought in."""
+    last = ledger.machine.get(LAST_CUT)
+    copy = layout.undone / str(last["undone"]) / states.LEDGER if last else None
+    if last is None or copy is None or not copy.is_file():
         raise CheckpointError("There is no rollback or forgetting that could be undone.")
+    out: dict[int, tuple[State, str]] = {}
     with opened_copy(layout, copy) as past:
         before = entries_of(past)
-        # What took a forgotten file's place makes room for it again.
-        instead = [row.id for row in ledger.files.each() if "replaces" in row.options and row.id not in _ids(before)]
-    base = curriculum.joined(before, curriculum.without(ours, instead))
-    return newest_of(layout, root, base), base
+        # What was begun since stays, behind all that is back; what the cut itself brought in goes again.
+        brought = set(last["files"]) - _ids(before)
+        for row in (past.files.get(file) for file in brought - past.files.unknown(brought)):
+            if row.state in ("forgotten", "set_aside"):
+                out[row.id] = (row.state, row.reason or "")
+    base = curriculum.joined(before, curriculum.without(ours, brought))
+    return newest_of(layout, root, base), base, out
 
 
 def _ids(entries: Iterable[Entry]) -> set[int]:
