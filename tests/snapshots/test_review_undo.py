@@ -135,3 +135,41 @@ def test_what_was_prepared_anew_since_is_prepared_again_as_it_was(
     acts.go_back(layout, f"undone/0/checkpoint-{middle}", waiting=quiet)
     learn(layout)
     assert rig.outcome(layout) == before
+
+
+def test_a_mended_file_is_not_learned_beside_the_one_it_replaced(
+    base: Path, texts: dict[str, Path], tmp_path: Path
+) -> None:
+    layout = real(tmp_path / "ws", base, {"a": texts["a"], "b": texts["b"], "c": texts["c"]})
+    rig.run(layout)
+    before = rig.outcome(layout)
+    acts.forget_files(layout, ["b"], instead=texts["mended"], waiting=quiet)
+    rig.run(layout)
+    acts.go_back(layout, f"undone/0/checkpoint-{before.step}", waiting=quiet)
+    assert files_of(layout) == [(1,), (2,), (3,)]
+    rig.run(layout)
+    assert rig.outcome(layout) == before
+
+
+def test_a_mended_file_waits_again_after_a_rollback_to_before_it(
+    base: Path, texts: dict[str, Path], tmp_path: Path
+) -> None:
+    layout = real(tmp_path / "ws", base, {"a": texts["a"], "b": texts["b"]})
+    rig.configure(layout, base, checkpoints={"save_steps": 2, "save_total_limit": 50})
+    rig.run(layout)
+    acts.forget_files(layout, ["b"], instead=texts["mended"], waiting=quiet)
+    rig.run(layout)
+    acts.go_back(layout, "2", later="queue", waiting=quiet)
+    assert rig.states(layout)["mended.jsonl"] == "ready"
+
+
+def test_going_back_does_not_revive_a_forgotten_file_that_the_state_never_saw(run: Layout) -> None:
+    """Its future is in the state's own curriculum, since it was trained on its way through it a second time."""
+    acts.go_back(run, "4", waiting=quiet)
+    rig.run(run, on_step=rig.stop_at(8))
+    acts.forget_files(run, ["e"], waiting=quiet)
+    acts.forget_files(run, ["a"], waiting=quiet)
+    acts.go_back(run, "undone/1/checkpoint-8" if (run.undone / "1" / "checkpoint-8").exists() else
+                 "undone/2/checkpoint-8", waiting=quiet)  # fmt: skip
+    assert (5,) not in files_of(run)
+    assert rig.states(run)["e"] == "forgotten"

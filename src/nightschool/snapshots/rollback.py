@@ -85,7 +85,7 @@ def plan(layout: Layout, ledger: Ledger, word: str, later: Later = "again") -> P
         target, base, out = _before_last_cut(layout, ledger, ours, root)
     else:
         target = states.find(layout, word)
-        base, out = _base(target, ours, root), {}
+        base, out = _base(ledger, target, ours, root), {}
     if target is not None:
         problems = states.problems(target, root)
         if problems:
@@ -102,11 +102,34 @@ def plan(layout: Layout, ledger: Ledger, word: str, later: Later = "again") -> P
     return summed_up(ledger, cut, undone, later)
 
 
-def _base(target: Saved, ours: Sequence[Entry], root: dict[str, Any]) -> list[Entry]:
-    """The curriculum of which the state is a part: today's, or its own with what was learned since behind it."""
+def _base(ledger: Ledger, target: Saved, ours: Sequence[Entry], root: dict[str, Any]) -> list[Entry]:
+    """The curriculum of which the state is a part: today's, or its own with what was learned since behind it.
+
+    Of its own, what it has not seen and what was forgotten or shelved since stays away; and of a file and the mended
+    one that took its place, the one that is in its own.
+    """
     if belongs(target.record, root_digest(root), list(ours)) is None:
         return list(ours)
-    return curriculum.joined(target.record.entries, ours)
+    theirs = target.record.entries
+    unknown = ledger.files.unknown(_ids(theirs))
+    if unknown:
+        raise CheckpointError(
+            f"{target.name} was trained on file {min(unknown)}, which the ledger does not know: it is older than that "
+            "state. Put back a newer copy of the ledger."
+        )
+    ahead = _ids(theirs) - _ids(curriculum.cut(theirs, target.step))
+    theirs = curriculum.without(
+        theirs, [file for file in ahead if ledger.files.get(file).state in ("forgotten", "set_aside")]
+    )
+    there = _ids(theirs)
+    replaced = {_replaced(ledger, file) for file in there}
+    instead = [file for file in _ids(ours) if file in replaced or _replaced(ledger, file) in there]
+    return curriculum.joined(theirs, curriculum.without(ours, [file for file in instead if file not in there]))
+
+
+def _replaced(ledger: Ledger, file: int) -> int | None:
+    """The file whose place this one took, if it did."""
+    return ledger.files.get(file).options.get("replaces")
 
 
 def _before_last_cut(
@@ -167,10 +190,13 @@ def _others(
     """What becomes of files that are in today's curriculum and are not, or not wholly, in the one to come."""
     found: dict[int, tuple[State, str]] = {}
     still = _ids(entries)
+    replacing = {_replaced(ledger, file): file for file in still}
     for file in dict.fromkeys(file for entry in ours for file in entry.file_ids if file not in still):
         row = ledger.files.get(file)
-        if "replaces" in row.options:
+        if row.options.get("replaces") in still:
             found[file] = ("set_aside", f"file {row.options['replaces']}, whose place it took, is back")
+        elif file in replacing:
+            found[file] = ("forgotten", f"replaced by file {replacing[file]}")
         elif later == "shelve":
             found[file] = ("set_aside", f"shelved by a rollback to step {done}; `nightschool add --again` trains it")
         else:
