@@ -124,3 +124,10 @@ def test_why_a_purged_file_was_rejected_goes_with_it(base: Path, texts: dict[str
     assert sorted(path.name for path in layout.rejected.iterdir())
     acts.forget_files(layout, ["broken.jsonl"], purging=True, waiting=quiet)
     assert sorted(path.name for path in layout.rejected.iterdir()) == []
+
+
+def test_undo_after_a_waiting_file_was_forgotten_is_not_promised(run: Layout) -> None:
+    """There was no cut: it would take back another one."""
+    rig.add(run, "f", rig.sequences(8, 77))
+    assert not acts.forget_files(run, ["f"], waiting=quiet).undoable
+    assert acts.forget_files(run, ["b"], waiting=quiet).undoable

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from nightschool import Workspace
 from nightschool.errors import StorageError
 from nightschool.intake.worker import Worker
 from nightschool.ledger import Ledger
@@ -173,3 +174,10 @@ def test_going_back_does_not_revive_a_forgotten_file_that_the_state_never_saw(ru
                  "undone/2/checkpoint-8", waiting=quiet)  # fmt: skip
     assert (5,) not in files_of(run)
     assert rig.states(run)["e"] == "forgotten"
+
+
+def test_a_forgotten_file_that_comes_back_is_told(run: Layout) -> None:
+    acts.forget_files(run, ["b"], waiting=quiet)
+    assert Workspace(run).rollback("undone/0/checkpoint-10", dry_run=True).revived == ["b"]
+    assert Workspace(run).rollback("undo", dry_run=True).revived == ["b"]
+    assert Workspace(run).rollback("2", dry_run=True).revived == []

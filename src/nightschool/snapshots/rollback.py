@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,6 +48,8 @@ class Plan:
         later: what becomes of them.
         redo: steps that are trained again.
         seconds: what they take, at the speed measured last; None where none was measured.
+        revived: names of files that were forgotten or shelved, and are a part of the run again.
+        undoable: whether `undo` takes it back. What waits is forgotten without a change of the history.
     """
 
     cut: Cut
@@ -59,6 +61,8 @@ class Plan:
     later: Later
     redo: int
     seconds: float | None
+    revived: list[str] = field(default_factory=list)
+    undoable: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         """For `--json`."""
@@ -99,7 +103,9 @@ def plan(layout: Layout, ledger: Ledger, word: str, later: Later = "again") -> P
     what = f"rollback to {target.name} (step {done})" if target else "rollback to the base model"
     cut = Cut(what, entries, target, files)
     require_bytes(layout, ledger, cut)
-    return summed_up(ledger, cut, undone, later)
+    back = [ledger.files.get(file) for file in sorted(_ids(entries) - _ids(ours))]
+    revived = [row.name for row in back if row.state in ("forgotten", "set_aside")]
+    return replace(summed_up(ledger, cut, undone, later), revived=revived)
 
 
 def _base(ledger: Ledger, target: Saved, ours: Sequence[Entry], root: dict[str, Any]) -> list[Entry]:
