@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from nightschool import durable
-from nightschool.errors import CheckpointError, SettingsError, StorageError
+from nightschool.errors import BusyError, CheckpointError, SettingsError, StorageError
 from nightschool.ledger import Ledger
 from nightschool.record import read_record
 from nightschool.snapshots import states, take
+from nightschool.snapshots.cut import PENDING
 from nightschool.workspace import Layout
 from tests.durable.crash import Recorder as DiskRecorder
 from tests.durable.crash import WithoutFolderSync, crash_states, holds_unless_broken, record
@@ -140,6 +141,13 @@ def test_a_checkpoint_of_another_history_is_passed_over(layout: Layout) -> None:
     with Ledger.open(layout.ledger) as ledger:
         ledger.entries.replace_all(ledger.entries.all()[:2])  # cut at step 20; what is beyond was not moved yet
     assert made.snapshot(layout).step == 20
+
+
+def test_while_a_cut_is_not_finished_none_is_taken(layout: Layout) -> None:
+    with Ledger.open(layout.ledger) as ledger:
+        ledger.machine.set(PENDING, {"step": 20})
+    with pytest.raises(BusyError, match="interrupted and is not finished"):
+        made.snapshot(layout)
 
 
 def test_nothing_saved_is_said(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ COMMANDS = (
     "checkpoints",
     "snapshot",
     "snapshots",
+    "rollback",
+    "forget",
     "pause",
     "resume",
     "stop",

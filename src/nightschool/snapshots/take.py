@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nightschool import basemodel, durable
-from nightschool.errors import CheckpointError, NightschoolError, SettingsError, StorageError
+from nightschool.errors import BusyError, CheckpointError, NightschoolError, SettingsError, StorageError
 from nightschool.record import RECORD, belongs, entries_of, root_digest
 from nightschool.snapshots import states
+from nightschool.snapshots.cut import PENDING
 from nightschool.snapshots.states import Kind, Saved, Snapshot
 from nightschool.workspace import SETTINGS_NAME, Layout
 
@@ -94,9 +95,15 @@ def take(layout: Layout, ledger: Ledger, *, name: str, kind: Kind, day: date, no
         now: the present time, with a zone.
 
     Raises:
+        BusyError: a change of the history was interrupted, and is not finished yet.
         CheckpointError: there is no checkpoint that could be used.
         StorageError: the disk refuses, or the name is taken; nothing is left behind.
     """
+    if ledger.machine.get(PENDING) is not None:
+        raise BusyError(
+            "A rollback, or forgetting a file, was interrupted and is not finished yet: the next start of the trainer "
+            "does that. Take the snapshot after it."
+        )
     _ready(layout, ledger)
     target = layout.snapshots / name
     if target.exists():
