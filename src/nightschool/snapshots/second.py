@@ -56,6 +56,7 @@ class Summary:
         linked: bytes that the place had already.
         removed: what retention took away there.
         problems: what is not as it should be there, in sentences; nothing was done about it.
+        links: whether the place's file system has hard links, as far as is known.
     """
 
     snapshots: list[str] = field(default_factory=list)
@@ -64,6 +65,7 @@ class Summary:
     linked: int = 0
     removed: list[Verdict] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    links: bool = True
 
 
 def want(ledger: Ledger, place: str | None) -> None:
@@ -121,8 +123,8 @@ def problem_of(place: Path, row: dict[str, Any] | None) -> str | None:
         )
     if mark is not None and mark["id"] != (row or {}).get("id"):
         return (
-            f"{place} (snapshots.copy_to) holds the copies of another workspace ({escape(mark.get('workspace'))}). Name "
-            f"another folder; or, if these are to be taken over by this one, remove {MARK} there"
+            f"{place} (snapshots.copy_to) holds the copies of another workspace ({escape(mark.get('workspace'))}). "
+            f"Name another folder; or, if these are to be taken over by this one, remove {MARK} there"
         )
     if not os.access(place, os.R_OK | os.W_OK | os.X_OK):
         return f"{place} (snapshots.copy_to) cannot be written by this user"
@@ -194,20 +196,20 @@ def _files(folder: Path) -> Iterator[Path]:
 def _bring(source: Path, target: Path, expected: str | None, there: Path | None, done: Summary) -> None:
     """One file: linked if the place has its bytes, else copied; read back from the disk in either case."""
     durable.make_dirs(target.parent)
-    size = source.lstat().st_size
-    if there is not None and durable.link_or_copy(there, target):
-        wanted, done.linked = str(expected), done.linked + size
-    else:
-        with suppress(FileNotFoundError):
-            if there is not None:  # links are impossible here, so it was copied from there
-                durable.remove_file(target)
-        copied = durable.copy_file(source, target)
-        done.bytes += copied.bytes
-        wanted = copied.sha256
-        if expected is not None and wanted != expected:
-            durable.remove_file(target)
-            raise StorageError(f"{source} is damaged: its bytes are not those with the hash it should have.", errno.EIO)
-    if durable.hash_file(target, from_disk=True).sha256 != wanted:
+    if there is not None and done.links:
+        done.links = durable.link_or_copy(there, target)
+        found = durable.hash_file(target, from_disk=True)
+        if found.sha256 == expected:
+            done.linked += found.bytes
+            return
+        durable.remove_file(target)
+        done.problems.append(f"{escape(there)} is damaged; it was left as it is, and its bytes were copied once more.")
+    copied = durable.copy_file(source, target)
+    done.bytes += copied.bytes
+    if expected is not None and copied.sha256 != expected:
+        durable.remove_file(target)
+        raise StorageError(f"{source} is damaged: its bytes are not those with the hash it should have.", errno.EIO)
+    if durable.hash_file(target, from_disk=True) != copied:
         durable.remove_file(target)
         raise StorageError(
             f"What was written to {target} is not what comes back from there. That disk, or its cable, is not to be "

@@ -302,9 +302,9 @@ class Supervisor:
 
     def _decide(self) -> None:
         """With `until_idle`: is this the end?"""
-        if not self.until_idle or self.stopping or self.held or self.work is None or self._storage is not None:
+        if not self.until_idle or self.stopping or self.held or self.night.busy:
             return
-        if self.night.busy:
+        if self.work is None or self._storage is not None:
             return
         if self.trainer.failed or (self.intake.failed and not self.work.to_train):
             self.finished = True
