@@ -39,8 +39,7 @@ def snapshot(
         f"its own, {in_bytes(room.shared)} shared with the checkpoint. It is {escape(taken.folder)}."
     )
     if copied is not None:
-        print(
-            f"The second place is up to date: {in_bytes(copied.bytes)} written, {in_bytes(copied.linked)} there already."
-        )
+        written, there = in_bytes(copied.bytes), in_bytes(copied.linked)
+        print(f"The second place is up to date: {written} written, {there} there already.")
         for problem in copied.problems:
             print(problem, file=sys.stderr)

@@ -218,7 +218,7 @@ def hash_open_file(fd: int) -> Copied:
 
 
 def hash_file(path: Path, *, from_disk: bool = False) -> Copied:
-    """SHA-256 and size of a plain file; `from_disk` asks the system not to answer from memory what it wrote just now."""
+    """SHA-256 and size of a plain file; `from_disk` asks the system to forget what it wrote just now, and to look."""
     fd, _ = open_regular(path)
     try:
         with in_words("read", path):
