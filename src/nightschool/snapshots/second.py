@@ -164,7 +164,7 @@ def _archive(layout: Layout, ledger: Ledger, place: Path, stopping: Stopping, do
     swept: set[Path] = set()
     hashes = {row.archive: row.sha256 for row in ledger.files.each() if row.archive}
     by_hash: dict[str, Path] = {}
-    for source in _files(layout.archive):
+    for source in files_in(layout.archive):
         if stopping():
             raise Stopped
         name = source.relative_to(layout.root).as_posix()
@@ -186,7 +186,8 @@ def _archive(layout: Layout, ledger: Ledger, place: Path, stopping: Stopping, do
             by_hash[expected] = target
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def files_in(folder: Path) -> Iterator[Path]:
+    """The archived files below a folder, in order; not what is only being written."""
     for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
         hidden = any(part.startswith((".tmp-", ".trash-")) for part in path.relative_to(folder).parts)
         if path.is_file() and not path.is_symlink() and not hidden:
