@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from nightschool.snapshots.purge import Trace
     from nightschool.snapshots.retention import Verdict
     from nightschool.snapshots.rollback import Later, Plan
+    from nightschool.snapshots.second import Summary
     from nightschool.snapshots.states import Snapshot
 
 Priority = Literal["high", "normal", "low"]
@@ -362,7 +363,18 @@ class Workspace:
         """
         from nightschool.snapshots import byhand
 
-        return byhand.take_now(self.layout, name, _utc_now().astimezone(), patience, told or (lambda _: None))
+        now, say = _utc_now().astimezone(), told or (lambda _: None)
+        return byhand.take_now(self.layout, self.settings.snapshots, name, now, patience, say)
+
+    def copy_snapshots(self) -> Summary | None:
+        """Bring the second place (`snapshots.copy_to`) up to date; None without one, or if the running machine does it.
+
+        Raises:
+            StorageError: it is not there, is another workspace's, or the disk refuses.
+        """
+        from nightschool.snapshots import byhand
+
+        return byhand.copy_now(self.layout, self.settings.snapshots, _utc_now().astimezone().date())
 
     def snapshots(self) -> list[Listed]:
         """Every snapshot with its size, what is wrong with it, and whether retention keeps it; by step, not by time."""

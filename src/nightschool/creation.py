@@ -18,7 +18,7 @@ def create(folder: Path, model: str, settings: Mapping[str, Mapping[str, Any]]) 
     """Make a workspace in `folder`; see `Workspace.create`. Nothing is made unless all is well."""
     root = folder.expanduser().absolute()
     layout = Layout(root)
-    _must_be_free(layout)
+    must_be_free(layout)
     model_settings = dict(settings.get("model", {}))
     base = check_model(model, model_settings.get("revision"))
     # A folder is named in full: the settings are read from another place than this command was typed in.
@@ -56,7 +56,8 @@ def _rendered(values: dict[str, dict[str, Any]], root: Path) -> str:
     return text
 
 
-def _must_be_free(layout: Layout) -> None:
+def must_be_free(layout: Layout) -> None:
+    """Raise WorkspaceError unless a workspace may be made there."""
     root = layout.root
     if layout.settings_file.exists():
         raise WorkspaceError(f"{root} is a workspace already. Use it, or name another folder.")

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from nightschool import durable
-from nightschool.errors import CheckpointError, SettingsError, StorageError
+from nightschool.errors import BusyError, CheckpointError, SettingsError, StorageError
 from nightschool.ledger import Ledger
 from nightschool.record import read_record
 from nightschool.snapshots import states, take
+from nightschool.snapshots.cut import PENDING
 from nightschool.workspace import Layout
 from tests.durable.crash import Recorder as DiskRecorder
 from tests.durable.crash import WithoutFolderSync, crash_states, holds_unless_broken, record
@@ -142,6 +143,13 @@ def test_a_checkpoint_of_another_history_is_passed_over(layout: Layout) -> None:
     assert made.snapshot(layout).step == 20
 
 
+def test_while_a_cut_is_not_finished_none_is_taken(layout: Layout) -> None:
+    with Ledger.open(layout.ledger) as ledger:
+        ledger.machine.set(PENDING, {"step": 20})
+    with pytest.raises(BusyError, match="interrupted and is not finished"):
+        made.snapshot(layout)
+
+
 def test_nothing_saved_is_said(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="Nothing has been saved yet"):
         made.snapshot(made.workspace(tmp_path / "ws"))
@@ -229,7 +237,10 @@ def points(layout: Layout, scratch: Path) -> int:
     return len(disk.calls)
 
 
-def test_sigkill_at_every_change_leaves_the_old_state_or_the_new(layout: Layout, tmp_path: Path) -> None:
+def test_sigkill_at_every_change_leaves_the_old_state_or_the_new(
+    layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda fd: None)  # a kill loses nothing that was written, and time is dear
     made.snapshot(layout, "2026-11-21")
     count = points(layout, tmp_path / "scratch")
     assert count > 30
