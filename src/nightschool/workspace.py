@@ -109,6 +109,11 @@ class Layout:
         return self.state / "way_back.lock"
 
     @property
+    def export_lock(self) -> Path:
+        """Held by the one `export` at work."""
+        return self.state / "export.lock"
+
+    @property
     def trainer_output(self) -> Path:
         """Raw output of the trainer process since it started."""
         return self.state / "trainer.out"

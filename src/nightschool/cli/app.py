@@ -25,6 +25,7 @@ COMMANDS = (
     "stop",
     "verify",
     "lineage",
+    "export",
     "settings",
     "doctor",
     "demo",
