@@ -162,6 +162,9 @@ class SnapshotSettings(_Section):
     keep_daily: int = _setting("operational", "Daily snapshots kept, the newest ones.", default=14, ge=1)
     keep_weekly: int = _setting("operational", "Weeks of which the last snapshot is kept.", default=8, ge=0)
     keep_monthly: int = _setting("operational", "Months of which the last snapshot is kept.", default=12, ge=0)
+    keep_undone: int = _setting(
+        "operational", "Rollbacks and forgettings whose old checkpoints are kept, the latest ones.", default=3, ge=1
+    )
     copy_to: Optional = _setting(
         "operational", "Folder on another disk that gets a copy of snapshots and archive after each.", default=None
     )

@@ -51,6 +51,9 @@ def _lines(found: Status) -> list[tuple[str, str]]:
     lines.append(("checkpoint", text))
     if found.catching_up is not None:
         lines.append(("in use", f"the model from before a file was forgotten, until step {found.catching_up:,}"))
+    kept = found.last_snapshot
+    if kept:
+        lines.append(("snapshot", f"{kept['path']} (step {kept['step']:,}), {local_time(kept['taken_at'])}"))
     if found.prepared_bytes:
         lines.append(("prepared", f"{in_bytes(found.prepared_bytes)} of tokenised data"))
     if found.lineage:

@@ -89,16 +89,13 @@ class Ledger:
         found = [str(row[0]) for row in self._database.rows("PRAGMA quick_check(100)")]
         return [] if found == ["ok"] else found
 
-    def backup_to(self, path: Path) -> None:
-        """Write a copy of the whole ledger, as it is at one moment, to the new file `path`.
+    def backup_to(self, path: Path, *, patience: float = 10.0) -> None:
+        """Copy the ledger as it is at one moment to the new file `path`, checked, while others go on writing.
 
-        Through SQLite's own backup: it copies some pages at a time, holds no lock in between, and begins anew when
-        the ledger changes meanwhile. The copy is not made durable here: seal the folder it lies in.
-
-        Raises:
-            StorageError: the disk refuses, or `path` exists.
+        Nothing is synced: the copy is for a folder that is sealed afterwards. For `patience` seconds others may write
+        in between; then they wait until the rest is copied.
         """
-        self._database.backup_to(path)
+        self._database.copy_to(path, patience)
 
     def close(self) -> None:
         """Close the connection. A closed ledger cannot be used again."""
