@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from nightschool.settings import Settings
+    from nightschool.snapshots.compare import Difference
     from nightschool.snapshots.listing import Listed
     from nightschool.snapshots.purge import Trace
     from nightschool.snapshots.retention import Verdict
@@ -430,6 +431,17 @@ class Workspace:
             base = AutoModelForCausalLM.from_pretrained(self._base(settings, root), **options)
             model = PeftModel.from_pretrained(base, str(folder))
         return model.to(device).eval(), tokenizer
+
+    def diff(self, a: str | int, b: str | int = "current") -> Difference:
+        """What lies between two saved states, each named by a step, a snapshot's date or name, `latest` or `current`.
+
+        Raises:
+            CheckpointError: there is no such state.
+        """
+        from nightschool.snapshots.between import between
+
+        with self.ledger() as ledger:
+            return between(self.layout, ledger, str(a), str(b))
 
     def export(
         self,

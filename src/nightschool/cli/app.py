@@ -29,6 +29,7 @@ COMMANDS = (
     "stop",
     "verify",
     "lineage",
+    "diff",
     "export",
     "settings",
     "doctor",
