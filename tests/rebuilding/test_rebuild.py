@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nightschool import checkup, durable, errors
+from nightschool import Workspace, checkup, durable, errors
 from nightschool.errors import NightschoolError
 from nightschool.ledger import Ledger
 from nightschool.rebuilding.rebuild import Report, rebuild
@@ -421,3 +421,44 @@ def test_the_report_is_json(layout: Layout) -> None:
     making.ruin(layout, "deleted")
     told: Report = rebuild(layout, dry_run=True)
     assert json.loads(json.dumps(told.to_dict()))["files"] == {"learned": 2, "training": 1, "ready": 1, "archived": 2}
+
+
+def test_c9_after_a_real_forgetting_the_copy_of_before_brings_nothing_back(layout: Layout) -> None:
+    """Forgets c, of which two steps are done, and then loses the ledger before anything is saved again."""
+    Workspace(layout).forget(["c.jsonl"], waiting=str)
+    assert making.states(layout)["c.jsonl"] == "forgotten"
+    before = making.rows(layout)
+    making.ruin(layout, "deleted")
+    told = rebuild(layout)
+    # The copy was made before, and knows nothing of it: neither c nor what waited is learned without being asked for.
+    assert told.copy == "undone/0/ledger.db"
+    after = making.states(layout)
+    assert (after["c.jsonl"], after["d.jsonl"], after["e9.jsonl"]) == ("set_aside", "set_aside", "set_aside")
+    assert (after["a.jsonl"], after["b.jsonl"]) == ("learned", "training")
+    assert {name: row.id for name, row in making.rows(layout).items()} == {name: row.id for name, row in before.items()}
+    assert layout.generation_file.read_text() == "1\n"
+
+
+def test_c9_a_snapshot_after_a_forgetting_knows_all_of_it(layout: Layout) -> None:
+    Workspace(layout).forget(["c.jsonl"], waiting=str)
+    making.snapshot(layout, making.DAY, 5)
+    before, rows = core(layout), making.rows(layout)
+    making.ruin(layout, "flipped")
+    told = rebuild(layout)
+    assert (told.copy, told.held) == (f"snapshots/{making.DAY}/ledger.db", [])
+    assert core(layout) == before
+    assert making.rows(layout) == rows
+
+
+def test_c9_after_a_rollback_and_a_new_checkpoint_the_order_to_come_is_known(layout: Layout) -> None:
+    """Back to step 5, `again`: b and c are trained once more. The next checkpoint says so, copy or not."""
+    Workspace(layout).rollback(5, waiting=str)
+    making.save(layout, 6, generation=1)
+    before = core(layout)
+    shutil.rmtree(layout.undone / "0")
+    making.ruin(layout, "deleted")
+    told = rebuild(layout)
+    assert core(layout)["entries"] == before["entries"]
+    assert making.states(layout)["c.jsonl"] == "training"
+    # Without a copy it is not known whether what waits was forgotten in that change.
+    assert {name for name, _ in told.held} == {"d.jsonl", "e9.jsonl", "e10.jsonl"}

@@ -99,6 +99,8 @@ def _print(report: Report) -> None:
         "set aside, because it cannot be told whether they were to be learned",
         [f"{n}: {why}" for n, why in report.held],
     )
+    if report.held:
+        print("  `nightschool add` with the file's place in archive/ has one of them learned after all.")
     _list("matched to their bytes by name; proved when they are prepared again", report.by_name)
     _list(
         "learned, but which bytes they were is not known: they can be neither replayed nor trained on", report.unmatched

@@ -62,9 +62,17 @@ class _Maker:
         self.found = Rows({row.id: row for row in self.copy.files} if self.copy else {})
         self.rows = self.found.rows
         self.free = {one.place: one for one in evidence.archived}
+        # There may be a hundred thousand of each: looked up, not searched.
         self.digests: dict[str, list[Prepared]] = {}
+        self.made_from: dict[str | None, list[Prepared]] = {}
         for one in evidence.prepared:
             self.digests.setdefault(one.data_digest, []).append(one)
+            self.made_from.setdefault(one.sha256, []).append(one)
+        self.by_sha: dict[str, list[Archived]] = {}
+        self.called: dict[str, list[Archived]] = {}
+        for one in sorted(evidence.archived, key=lambda one: one.order):
+            self.by_sha.setdefault(one.sha256, []).append(one)
+            self.called.setdefault(one.name, []).append(one)
         self.names = _names(evidence)
         self.next_batch = max((row.batch for row in self.rows.values()), default=0) + 1
         others = (file for one in evidence.states for entry in one.saved.record.entries for file in entry.file_ids)
@@ -93,8 +101,9 @@ class _Maker:
         """Rows of the files that the run has learned or is learning; the step at which each ends."""
         ends: dict[int, int] = {}
         parts: dict[int, tuple[Part, Entry]] = {}
-        for at, entry in enumerate(self.history.entries):
-            end = curriculum.first_step(self.history.entries, at) + entry.steps
+        end = 0
+        for entry in self.history.entries:
+            end += entry.steps
             ends.update(dict.fromkeys(entry.file_ids, end))
             parts.update({part.file_id: (part, entry) for part in entry.parts})
         for id, (part, entry) in sorted(
@@ -112,6 +121,9 @@ class _Maker:
             else:
                 self.rows[id] = self._matched(part, entry, row, state)
         return ends
+
+    def _free_called(self, name: str) -> list[Archived]:
+        return [one for one in self.called.get(name, []) if one.place in self.free]
 
     def _give_back(self, place: str) -> None:
         self.free.update({one.place: one for one in self.evidence.archived if one.place == place})
@@ -141,8 +153,8 @@ class _Maker:
         return _with_counts(row, made[0]) if made else row
 
     def _archived_of(self, part: Part, made: list[Prepared]) -> Archived | None:
-        hashes = {one.sha256 for one in made}
-        fitting = sorted((one for one in self.free.values() if one.sha256 in hashes), key=lambda one: one.order)
+        hashes = sorted({one.sha256 for one in made if one.sha256})
+        fitting = [one for sha256 in hashes for one in self.by_sha.get(sha256, []) if one.place in self.free]
         # The same bytes may have been learned twice, under two names: then the name of the folder may tell.
         wanted = self.names.get(part.file_id)
         fitting.sort(key=lambda one: (one.name != wanted, not any(m.is_of(one.sha256, one.name) for m in made)))
@@ -154,7 +166,7 @@ class _Maker:
         No proof, but it is made one: before it is trained on it is prepared again, and must give the same digest.
         """
         name = self.names.get(part.file_id)
-        fitting = [one for one in self.free.values() if one.name == name]
+        fitting = self._free_called(name or "")
         if len(fitting) != 1:
             row = replace(row, name=name or row.name)
             self.found.unmatched.append(f"{row.name} (file {row.id})")
@@ -181,7 +193,7 @@ class _Maker:
         elif copy.generation < self.history.generation or self.history.after:
             self._hold(row, "whether it was forgotten by a change of the history that the ledger's copy does not know")
         elif row.state == "arrived" and row.source not in self.evidence.sources:
-            taken = sorted((one for one in self.free.values() if one.name == row.name), key=lambda one: one.order)
+            taken = self._free_called(row.name)
             if taken:
                 self._queue(_with(row, self.free.pop(taken[0].place)))
             elif row.id not in self.evidence.taken and row.id not in {one.id for one in self.evidence.refused}:
@@ -258,7 +270,7 @@ class _Maker:
 
     def _is_new(self, one: Archived, learned: set[str]) -> bool:
         """Whether it was prepared, and not for any file that was learned: then it is none of those."""
-        made = [prepared for prepared in self.evidence.prepared if prepared.is_of(one.sha256, one.name)]
+        made = [prepared for prepared in self.made_from.get(one.sha256, []) if prepared.is_of(one.sha256, one.name)]
         return bool(made) and not any(prepared.data_digest in learned for prepared in made)
 
     def _handed(self) -> None:
@@ -274,7 +286,7 @@ class _Maker:
             self.found.lost.append(f"the name of what was handed over as {path.name}, and what `add` was told with it")
 
     def _queue(self, row: FileRow) -> None:
-        fitting = [one for one in self.evidence.prepared if row.sha256 and one.is_of(row.sha256, row.name)]
+        fitting = [one for one in self.made_from.get(row.sha256, []) if row.sha256 and one.is_of(row.sha256, row.name)]
         row = replace(row, state="archived")
         if len(fitting) == 1:
             row = replace(_with_counts(row, fitting[0]), state="ready", data_digest=fitting[0].data_digest)
@@ -282,7 +294,8 @@ class _Maker:
         self.found.queued.append(row.name)
 
     def _hold(self, row: FileRow, why: str) -> None:
-        reason = f"held back when the ledger was made again: {why}. Add it again to have it learned"
+        how = f"`nightschool add {row.archive}` has it learned" if row.archive else "its bytes are gone"
+        reason = f"held back when the ledger was made again: {why}; {how}"
         self.rows[row.id] = replace(row, state="set_aside", reason=reason)
         self.found.held.append((row.name, why))
 

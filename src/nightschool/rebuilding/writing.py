@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -117,11 +119,11 @@ def _entries(ledger: Ledger, copy: Copy | None, history: History) -> None:
     ]
     theirs = copy.entries if copy else []
     have = min(curriculum.common_steps(theirs, history.entries), history.done)
-    same = 0
-    for at, (new, old) in enumerate(zip(history.entries, theirs, strict=False)):
-        if new.key() != old.key() or new.start != old.start or curriculum.first_step(history.entries, at) > have:
+    same = before_this = 0
+    for new, old in zip(history.entries, theirs, strict=False):
+        if new.key() != old.key() or new.start != old.start or before_this > have:
             break
-        same = at + 1
+        same, before_this = same + 1, before_this + new.steps
     ledger.entries.replace_all(rows)
     ledger.steps.delete_after(have)
     ledger.boundaries.delete_from(same)
@@ -162,7 +164,7 @@ def _steps(ledger: Ledger, evidence: Evidence, history: History) -> None:
         for told in history_in(one.saved.folder):
             step = told["step"]
             if step in missing and step <= one.saved.step:
-                entry = next(at for at, end in enumerate(ends) if step <= end)
+                entry = bisect_left(ends, step)
                 rate, norm = _real(told, "learning_rate"), _real(told, "grad_norm")
                 rows[step] = StepRow(step, entry, told["loss"], rate, norm, 0, 0, 0.0, FROM_CHECKPOINT)
     ledger.steps.record(sorted(rows.values(), key=lambda row: row.step))
@@ -174,7 +176,7 @@ def _real(told: dict[str, Any], key: str) -> float:
 
 
 def _ends(entries: Sequence[Entry]) -> list[int]:
-    return [curriculum.first_step(entries, at) + entry.steps for at, entry in enumerate(entries)]
+    return list(accumulate(entry.steps for entry in entries))
 
 
 def _missing(ledger: Ledger, done: int) -> list[tuple[int, int]]:
