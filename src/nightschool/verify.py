@@ -13,6 +13,7 @@ from nightschool import curriculum, durable
 from nightschool.curriculum import Entry
 from nightschool.errors import CheckpointError, VerifyError
 from nightschool.ledger import Ledger
+from nightschool.ledger.steps import LOST
 from nightschool.record import belongs, entries_of, read_record, root_digest
 from nightschool.snapshots import inspection
 from nightschool.snapshots.inspection import SnapshotReport
@@ -57,6 +58,7 @@ class Report:
     resumes: list[dict[str, Any]]
     numerics: list[dict[str, Any]]
     missing_steps: int
+    lost_steps: int = 0
     problems: list[str] = field(default_factory=list)
     snapshots: list[SnapshotReport] = field(default_factory=list)
     archive_files: int | None = None
@@ -96,7 +98,8 @@ def report(layout: Layout, *, replay: bool = False, deep: bool = False) -> Repor
         boundaries = _boundaries(ledger, entries)
         last = ledger.steps.last()
         step = max([one.step for one in checkpoints if not one.problem] + [last.step if last else 0])
-        missing = step - sum(len(page) for page in ledger.steps.losses(after=0))
+        unrecorded = _lost(ledger, step)
+        missing = step - sum(len(page) for page in ledger.steps.losses(after=0)) - unrecorded
         problems = [f"{c.name}: {c.problem}" for c in checkpoints if c.problem]
         lost = [b for b in boundaries if b.carried is False]
         problems += [f"The state did not carry over from {b.before} to {b.after}." for b in lost]
@@ -122,11 +125,22 @@ def report(layout: Layout, *, replay: bool = False, deep: bool = False) -> Repor
         resumes=resumes,
         numerics=numerics,
         missing_steps=missing,
+        lost_steps=unrecorded,
         problems=problems,
         snapshots=snapshots,
         archive_files=files,
         replay=_replay(layout) if replay else None,
     )
+
+
+def _lost(ledger: Ledger, step: int) -> int:
+    """How many steps up to `step` have no row because an older ledger was lost, and are known to."""
+    found = 0
+    for first, last in ledger.machine.get(LOST) or []:
+        if first <= (last := min(last, step)):
+            known = sum(sum(row.step <= last for row in page) for page in ledger.steps.losses(after=first - 1))
+            found += last - first + 1 - known
+    return found
 
 
 def _checkpoint(path: Path, step: int, root: str | None, entries: list[Entry]) -> CheckpointReport:

@@ -267,6 +267,15 @@ class Files:
         """No bytes of a forgotten file are left: it has no place in the archive and no tokens any more."""
         self._move(id, "forgotten", ("forgotten",), archive=None, prepared=None)
 
+    def restore(self, rows: Iterable[FileRow], dropped: Iterable[int] = ()) -> None:
+        """Write whole rows under their own ids, over what is there, and remove others: for a ledger made again."""
+        with self._database.transaction():
+            self._database.write_many("DELETE FROM files WHERE id = ?", ((id,) for id in dropped))
+            self._database.write_many(
+                f"INSERT OR REPLACE INTO files ({_COLUMNS}) VALUES ({', '.join('?' * (_COLUMNS.count(',') + 1))})",
+                ((*values[:9], encode(row.options), *values[10:]) for row in rows for values in [_values(row)]),
+            )
+
     def set_state(self, id: int, state: State, reason: str | None = None) -> None:
         """Put a file into any state: for cuts, and for repairs from what a checkpoint says."""
         with self._database.transaction():
@@ -386,6 +395,11 @@ def _in_order(arrivals: Sequence[Arrival]) -> list[tuple[Any, ...]]:
     ]
     rows.sort(key=lambda row: row[:4])
     return rows
+
+
+def _values(row: FileRow) -> tuple[Any, ...]:
+    """The columns of a row, in their order, as they are in the object."""
+    return tuple(getattr(row, name.strip()) for name in _COLUMNS.split(","))
 
 
 def _options(options: Mapping[str, Any] | None) -> dict[str, str]:
