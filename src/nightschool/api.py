@@ -80,6 +80,41 @@ class Workspace:
         return cls(create(Path(folder), model, settings))
 
     @classmethod
+    def adopt(
+        cls,
+        folder: str | os.PathLike[str],
+        source: str | os.PathLike[str],
+        model: str | None = None,
+        *,
+        say: Callable[[str], Any] | None = None,
+        **settings: Mapping[str, Any],
+    ) -> Workspace:
+        """Make a new workspace in `folder` from what `source` holds, which is only read.
+
+        From the output folder of a Hugging Face Trainer, or one `checkpoint-N` of it: the run goes on from its newest
+        whole state. From another workspace: all its files are queued again, in the order in which it learned them.
+
+        Args:
+            folder: where; empty or not there. It is made whole or not at all.
+            source: the folder to go on from.
+            model: the base model, if it is another than the one named in `source`, or not named there.
+            say: called with each line on progress, and on what was carried and what was not.
+            settings: sections of `nightschool.toml` over those that follow from `source`.
+
+        Raises:
+            CheckpointError: `source` holds no state that can be taken over, or it does not fit the model.
+            SettingsError, ModelError: it was trained with what is not offered here, or its base model is not found.
+            WorkspaceError: `folder` holds something.
+        """
+        from nightschool.adoption import adopt
+
+        tell = say or (lambda text: None)
+        made = adopt(Path(folder), Path(source), model, settings, tell)
+        for note in made.notes:
+            tell(note)
+        return cls(made.layout)
+
+    @classmethod
     def open(cls, folder: str | os.PathLike[str] | None = None) -> Workspace:
         """The workspace at or above `folder` (default: the current one).
 

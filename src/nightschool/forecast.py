@@ -183,10 +183,15 @@ def _seconds(tokens: float, rates: Rates) -> float | None:
     return tokens / rates.speed if rates.speed else None
 
 
+def steps_done(ledger: Ledger) -> int:
+    """Optimizer steps done: those recorded, or those in a checkpoint of a run that logged fewer before it came here."""
+    last, newest = ledger.steps.last(), ledger.checkpoints.newest()
+    return max(last.step if last else 0, newest.step if newest else 0)
+
+
 def work_begun(ledger: Ledger, rates: Rates, told: Mapping[str, Any]) -> Work:
     """What is left of the file in training."""
-    last = ledger.steps.last()
-    left = max(0, ledger.amounts.steps_given() - (last.step if last else 0))
+    left = max(0, ledger.amounts.steps_given() - steps_done(ledger))
     if not left:
         return Work(0, 0.0, False)
     trainer = told.get("trainer") or {}

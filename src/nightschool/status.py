@@ -77,6 +77,7 @@ def read_status(layout: Layout) -> Status:
         told = ledger.machine.all()
         counts = ledger.files.counts()
         last = ledger.steps.last()
+        done = forecast.steps_done(ledger)
         newest = ledger.checkpoints.newest()
         rates = forecast.read_rates(ledger, told)
         waiting = forecast.work_waiting(ledger, rates)
@@ -86,7 +87,7 @@ def read_status(layout: Layout) -> Status:
     speed = (told.get("trainer") or {}).get("tokens_per_second") if word == "training" else None
     return Status(
         state=word,
-        step=last.step if last else 0,
+        step=done,
         lineage=newest.lineage if newest else None,
         current_file=in_training[0].name if in_training else None,
         queued=sum(counts[key] for key in ("arrived", "archived", "ready")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
@@ -87,7 +88,9 @@ def report(layout: Layout, *, replay: bool = False) -> Report:
         boundaries = _boundaries(ledger, entries)
         last = ledger.steps.last()
         step = max([one.step for one in checkpoints if not one.problem] + [last.step if last else 0])
-        missing = step - sum(len(page) for page in ledger.steps.losses(after=0))
+        # Of what was done elsewhere, only what was logged there is known: gaps in that are no holes.
+        elsewhere = sum(entry.steps for entry in entries if entry.adopted)
+        missing = max(0, step - elsewhere - sum(len(page) for page in ledger.steps.losses(after=elsewhere)))
         problems = [f"{c.name}: {c.problem}" for c in checkpoints if c.problem]
         lost = [b for b in boundaries if b.carried is False]
         problems += [f"The state did not carry over from {b.before} to {b.after}." for b in lost]
@@ -155,7 +158,11 @@ def _boundaries(ledger: Ledger, entries: list[Entry]) -> list[BoundaryReport]:
 
 
 def _mean(ledger: Ledger, first: int, last: int) -> float | None:
-    losses = [row.loss for row in ledger.steps.range(max(1, first), last) if row.flags == ""]
+    losses = [
+        row.loss
+        for row in ledger.steps.range(max(1, first), last)
+        if "not-finite" not in row.flags and math.isfinite(row.loss)
+    ]
     return sum(losses) / len(losses) if losses else None
 
 

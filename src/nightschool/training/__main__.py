@@ -1,4 +1,4 @@
-"""`python -m nightschool.training train|replay --workspace DIR [--lifeline FD]`: the child that imports torch."""
+"""`python -m nightschool.training train|replay|adopt --workspace DIR [--lifeline FD]`: the child that imports torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nightschool.workspace import Layout
 def main() -> int:
     """Run one job; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m nightschool.training")
-    parser.add_argument("job", choices=("train", "replay"))
+    parser.add_argument("job", choices=("train", "replay", "adopt"))
     parser.add_argument("--workspace", required=True, type=Path)
     parser.add_argument("--lifeline", type=int)
     options = parser.parse_args()
@@ -28,7 +28,7 @@ def main() -> int:
     os.environ["TRANSFORMERS_OFFLINE"] = "1"
     from transformers.utils import logging as transformers_logging
 
-    from nightschool.training import replay, trainer
+    from nightschool.training import adopting, replay, trainer
 
     # What is kept of this process's output is quoted when it crashes: bars would fill it.
     transformers_logging.disable_progress_bar()
@@ -37,6 +37,8 @@ def main() -> int:
     try:
         if options.job == "train":
             trainer.train(layout, options.lifeline)
+        elif options.job == "adopt":
+            adopting.work(layout)
         else:
             print(json.dumps(replay.replay(layout)))
     except NightschoolError as error:

@@ -12,14 +12,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from nightschool import durable
 from nightschool.errors import CheckpointError
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from nightschool.workspace import Layout
+
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 FULL_WEIGHTS = "model.safetensors"
+FULL_INDEX = "model.safetensors.index.json"
 
 
 def trainable_state(model: nn.Module, method: str) -> dict[str, Tensor]:
@@ -64,7 +68,8 @@ def load_trainable(model: Any, method: str, folder: Path) -> None:
         _copy(_read(path), target, path)
         return
     path = folder / FULL_WEIGHTS
-    saved = _read(path)
+    # Others write large models in several files, which transformers' own loader puts together.
+    saved = {} if not path.exists() and (folder / FULL_INDEX).exists() else _read(path)
     if saved.keys() != live.keys():
         # Some architectures are laid out in other tensors on disk than in memory (experts, fused projections).
         converted = _converted(model, folder)
@@ -92,6 +97,18 @@ def write_model(model: Any, method: str, host_state: Mapping[str, Tensor], folde
         return
     # One file: a checkpoint's reader should not have to follow an index.
     model.save_pretrained(folder, state_dict=dict(host_state), max_shard_size="100TB")
+
+
+def write_tokenizer(layout: Layout, tokenizer: Any) -> None:
+    """Write tokenizer and chat template beside the adapter: `current_model/` loads as it stands."""
+    scratch = durable.staging(layout.tmp, "tokenizer")
+    tokenizer.save_pretrained(scratch)
+    # Last the file that says what the others are.
+    for path in sorted(scratch.iterdir(), key=lambda path: path.name == "tokenizer_config.json"):
+        target = layout.current_model / path.name
+        if not target.is_file() or target.read_bytes() != path.read_bytes():
+            durable.write_file(target, path.read_bytes())
+    durable.remove_tree(scratch)
 
 
 def _adapter_config(model: Any) -> str:
