@@ -92,13 +92,13 @@ class Workspace:
         """Make a new workspace in `folder` from what `source` holds, which is only read.
 
         From the output folder of a Hugging Face Trainer, or one `checkpoint-N` of it: the run goes on from its newest
-        whole state. From another workspace: all its files are queued again, in the order in which it learned them.
+        whole state. From another workspace: all its files wait again, in the order in which it learned them.
 
         Args:
-            folder: where; empty or not there. It is made whole or not at all.
+            folder: where; empty or not there. Made whole or not at all.
             source: the folder to go on from.
-            model: the base model, if it is another than the one named in `source`, or not named there.
-            say: called with each line on progress, and on what was carried and what was not.
+            model: the base model, if another than `source` names.
+            say: called with each line on progress, on what was carried and what was not.
             settings: sections of `nightschool.toml` over those that follow from `source`.
 
         Raises:
@@ -108,11 +108,7 @@ class Workspace:
         """
         from nightschool.adoption import adopt
 
-        tell = say or (lambda text: None)
-        made = adopt(Path(folder), Path(source), model, settings, tell)
-        for note in made.notes:
-            tell(note)
-        return cls(made.layout)
+        return cls(adopt(Path(folder), Path(source), model, settings, say).layout)
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str] | None = None) -> Workspace:

@@ -158,11 +158,8 @@ def _boundaries(ledger: Ledger, entries: list[Entry]) -> list[BoundaryReport]:
 
 
 def _mean(ledger: Ledger, first: int, last: int) -> float | None:
-    losses = [
-        row.loss
-        for row in ledger.steps.range(max(1, first), last)
-        if "not-finite" not in row.flags and math.isfinite(row.loss)
-    ]
+    rows = ledger.steps.range(max(1, first), last)
+    losses = [row.loss for row in rows if "not-finite" not in row.flags and math.isfinite(row.loss)]
     return sum(losses) / len(losses) if losses else None
 
 

@@ -56,11 +56,8 @@ def take_over(
     say(f"Taking over {source.name}: {kind} at step {source.step:,}, {_with(source)}.")
     known = _known(source, model, given)
     parse_settings({**known, **{name: {**known.get(name, {}), **content} for name, content in given.items()}})
-    plan = {
-        "folder": str(source.folder),
-        "settings": known,
-        "given": {k: creation.set_values(v) for k, v in given.items()},
-    }
+    own = {name: creation.set_values(content) for name, content in given.items()}
+    plan = {"folder": str(source.folder), "settings": known, "given": own}
     with staged(root) as layout:
         done = child.run(layout, plan, say)
         # Before the origin is taken: it holds the settings too.

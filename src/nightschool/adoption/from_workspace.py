@@ -1,9 +1,9 @@
 """A new run over everything another workspace has learned, in the order in which it learned it: for a new base model,
 or another shape of the adapter.
 
-The bytes are copied, never linked: a file that is one under two names would be changed in both. What the old ledger says
-of each file's bytes is checked while they are copied. The old workspace is only read; its ledger is copied before it is
-opened, because opening a database may write to it.
+The bytes are copied, never linked: a file that is one under two names would be changed in both. What the old ledger
+says of each file's bytes is checked while they are copied. The old workspace is only read; its ledger is copied before
+it is opened, because opening a database may write to it.
 """
 
 from __future__ import annotations
@@ -171,10 +171,9 @@ def _copy(old: Layout, layout: Layout, ledger: Ledger, rows: list[FileRow], say:
                 say(f"Copied {in_bytes(copied)}.")
         with ledger.transaction():
             for row in page:
-                assert row.sha256 is not None and row.bytes is not None and row.archive is not None
-                source = old.root / row.archive
-                (number,) = ledger.files.arrive([Arrival(row.name, source, options=row.options, bytes=row.bytes)])
-                ledger.files.archived(number, row.sha256, row.bytes, row.archive)
+                place = str(row.archive)
+                (number,) = ledger.files.arrive([Arrival(row.name, old.root / place, options=row.options)])
+                ledger.files.archived(number, str(row.sha256), int(row.bytes or 0), place)
 
 
 def _copy_one(old: Layout, layout: Layout, row: FileRow) -> int:

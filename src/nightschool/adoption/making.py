@@ -23,15 +23,24 @@ def adopt(
     source: Path,
     model: str | None,
     settings: Mapping[str, Mapping[str, Any]],
-    say: Callable[[str], Any],
+    say: Callable[[str], Any] | None = None,
 ) -> Adopted:
     """Make a workspace in `root` from `source`; see `Workspace.adopt`. Whole, or not at all."""
     root = root.expanduser().absolute()
     source = source.expanduser().absolute()
+    tell = say or _nothing
     if (source / SETTINGS_NAME).is_file():
         from nightschool.adoption.from_workspace import queue_again
 
-        return queue_again(root, Layout(source), model, settings, say)
-    from nightschool.adoption.from_trainer import take_over
+        made = queue_again(root, Layout(source), model, settings, tell)
+    else:
+        from nightschool.adoption.from_trainer import take_over
 
-    return take_over(root, source, model, settings, say)
+        made = take_over(root, source, model, settings, tell)
+    for note in made.notes:
+        tell(f"- {note}")
+    return made
+
+
+def _nothing(text: str) -> None:
+    del text

@@ -38,8 +38,9 @@ def staged(root: Path) -> Iterator[Layout]:
             Ledger.create(layout.ledger).close()
             yield layout
             _publish(layout, root)
-    except Exception:
-        durable.remove_tree(layout.root)
+    except BaseException:  # Ctrl-C too
+        with suppress(Exception):
+            durable.remove_tree(layout.root)
         for level in made:
             with suppress(OSError):
                 level.rmdir()

@@ -54,10 +54,7 @@ def init(
     if source is not None:
         from nightschool.adoption import adopt
 
-        made = adopt(folder, source, model, settings, lambda text: print(escape(text), flush=True))
-        for note in made.notes:
-            print(f"- {escape(note)}")
-        layout = made.layout
+        layout = adopt(folder, source, model, settings, lambda text: print(escape(text), flush=True)).layout
     elif model is None:
         raise typer.BadParameter("name a base model with --model, or what to go on from with --from.")
     else:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from nightschool.workspace import Layout
 
 PLAN = "adopt.json"
-"""In `.nightschool/tmp`: {"folder": what to take over, "settings": what is known of the settings, "given": the user's}."""
+"""In `.nightschool/tmp`: {"folder": what to take over, "settings": those that are known, "given": the user's own}."""
 
 
 @dataclass
@@ -45,7 +45,7 @@ class _Read:
 
 
 def work(layout: Layout) -> None:
-    """`adopt`, as a child process: one JSON object to a line, {"say": …}, and at the end {"done": …} or {"error": …}."""
+    """`adopt`, as a child process: a JSON object to a line, {"say": …}, and at the end {"done": …} or {"error": …}."""
 
     def tell(**told: Any) -> None:
         print(json.dumps(told), flush=True)
@@ -104,7 +104,7 @@ def adopt(layout: Layout, plan: dict[str, Any], say: Callable[[str], Any]) -> di
         _prove(loop, layout.checkpoint(source.step), record)
         write_tokenizer(layout, loop.built.tokenizer)
         text = f"Took over {source.name} at step {source.step:,}."
-        ledger.events.add("adopted", text, step=source.step, folder=source.folder, **fixed["adopted"])
+        ledger.events.add("adopted", text, folder=source.folder, **fixed["adopted"])
     return {"settings": sections, "notes": notes}
 
 

@@ -1,8 +1,8 @@
 """The optimizer state of a Hugging Face Trainer, put in order for this run: moment by moment, by parameter name.
 
-The Trainer's file knows its parameters by number only, in two groups: those with weight decay, then those without. Which
-number is which parameter follows from the rule by which the Trainer makes the groups; the rule is taken only if every
-count and every shape agrees with it.
+The Trainer's file knows its parameters by number only, in two groups: those with weight decay, then those without.
+Which number is which parameter follows from the rule by which the Trainer makes the groups; the rule is taken only if
+every count and every shape agrees with it.
 """
 
 from __future__ import annotations
