@@ -75,6 +75,11 @@ def must_be_free(layout: Layout) -> None:
             known = path in mine or path.relative_to(root).parts[0].startswith(".tmp-")
             if not path.is_dir() and not known:
                 found = path.relative_to(root)
+                if any(root.glob(".tmp-init-*")):
+                    raise WorkspaceError(
+                        f"{root} holds the parts of a workspace whose `nightschool init` was cut off. Nothing was "
+                        "trained there: remove the folder and begin again."
+                    )
                 raise WorkspaceError(
                     f"{root} is not empty: it holds {found}. Name a folder that is empty or not there yet."
                 )

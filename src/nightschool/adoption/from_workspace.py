@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from nightschool import creation, durable
+from nightschool import adding, creation, durable
 from nightschool.adoption.making import Adopted
 from nightschool.adoption.staged import staged
 from nightschool.errors import BusyError, DataError, StorageError
@@ -32,7 +32,7 @@ TELL_EVERY = 1_000_000_000
 
 _WHY_NOT = {
     "arrived": "not archived yet: what is still in its inbox, drop here",
-    "duplicate": "duplicates of others",
+    "duplicate": "the same bytes as another",
     "rejected": "rejected",
     "set_aside": "set aside",
     "forgotten": "forgotten",
@@ -60,17 +60,21 @@ def queue_again(
     _must_be_still(old)
     values, notes = _settings(old, root, model, given)
     with staged(root) as layout:
-        with _read_only(old, layout) as ledger:
+        with adding.scratch(layout) as scratch, _read_only(old, scratch) as ledger:
             rows = list(_in_order(ledger))
             left = _left_out(ledger, {row.id for row in rows})
         _must_be_still(old)
-        say(f"Copying {len(rows):,} files, {in_bytes(sum(row.bytes or 0 for row in rows))}.")
+        say(f"Copying {_files(len(rows))}, {in_bytes(sum(row.bytes or 0 for row in rows))}.")
         with Ledger.open(layout.ledger) as ledger:
             _copy(old, layout, ledger, rows, say)
-            ledger.events.add("adopted", f"Queued the {len(rows):,} files of {old.root} again.", folder=old.root)
+            ledger.events.add("adopted", f"Queued {_files(len(rows))} of {old.root} again.", folder=old.root)
         durable.write_file(layout.settings_file, creation.rendered(values, root))
-    queued = f"{len(rows):,} files of {escape(old.root)} wait to be learned, in the order in which it learned them."
+    queued = f"Queued: {_files(len(rows))} of {escape(old.root)}, in the order in which it learned them."
     return Adopted(Layout(root), (queued, *left, *notes))
+
+
+def _files(number: int) -> str:
+    return f"{number:,} file{'' if number == 1 else 's'}"
 
 
 def _must_be_still(old: Layout) -> None:
@@ -116,9 +120,9 @@ def _settings(
     return values, notes
 
 
-def _read_only(old: Layout, layout: Layout) -> Ledger:
+def _read_only(old: Layout, scratch: Path) -> Ledger:
     """A copy of the old ledger, opened: with its journal, from which SQLite mends what a crash left half-written."""
-    copy = layout.tmp / "old.db"
+    copy = scratch / "old.db"
     for ending in ("", "-journal"):
         source = old.ledger.with_name(f"{old.ledger.name}{ending}")
         if source.exists():
@@ -153,7 +157,7 @@ def _left_out(ledger: Ledger, queued: set[int]) -> list[str]:
             counts["without data: what that run itself had taken over"] += 1
         else:
             counts[f"{row.state}, but not part of the run"] += 1
-    return [f"Not queued: {number:,} files {why}." for why, number in sorted(counts.items())]
+    return [f"Not queued: {_files(number)}, {why}." for why, number in sorted(counts.items())]
 
 
 def _copy(old: Layout, layout: Layout, ledger: Ledger, rows: list[FileRow], say: Callable[[str], Any]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nightschool.errors import WorkspaceError
 from nightschool.workspace import SETTINGS_NAME, Layout
 
 
@@ -29,6 +30,8 @@ def adopt(
     root = root.expanduser().absolute()
     source = source.expanduser().absolute()
     tell = say or _nothing
+    if root.resolve().is_relative_to(source.resolve()):
+        raise WorkspaceError(f"{root} lies inside {source}, which is only read. Name a folder outside of it.")
     if (source / SETTINGS_NAME).is_file():
         from nightschool.adoption.from_workspace import queue_again
 

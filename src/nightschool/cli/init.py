@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,6 +41,14 @@ def init(
             "again.",
         ),
     ] = None,
+    given: Annotated[
+        Path | None,
+        typer.Option(
+            "--settings",
+            metavar="FILE",
+            help="TOML with settings to begin with, by section as in nightschool.toml.",
+        ),
+    ] = None,
 ) -> None:
     """Make a workspace for one model.
 
@@ -50,7 +59,10 @@ def init(
     and loss curve; a copy of that state stays as the snapshot `origin`. Of another workspace, all its files are queued
     again, in the order in which it learned them, for another base model or adapter. FOLDER is not changed.
     """
-    settings: dict[str, Any] = {"training": {"method": method.value}} if method is not None else {}
+    settings = _read(given) if given is not None else {}
+    model = model or settings.get("model", {}).pop("name", None)
+    if method is not None and (source is not None or method is not Method.lora or "training" in settings):
+        settings["training"] = {**settings.get("training", {}), "method": method.value}
     if source is not None:
         from nightschool.adoption import adopt
 
@@ -60,7 +72,21 @@ def init(
     else:
         from nightschool.creation import create
 
-        layout = create(folder, model, settings if method is not Method.lora else {})
+        layout = create(folder, model, settings)
     print(f"Made the workspace {escape(layout.root)}.")
     print(f"Settings are in {escape(layout.settings_file)}; look through them before the first file.")
     print(f"Drop data files into {escape(layout.inbox)} and start: nightschool -C {escape(folder)} run")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The sections in a settings file; what they say is checked with all the rest."""
+    from nightschool.errors import SettingsError
+
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{escape(path)} cannot be read: {error}.") from None
+    loose = [key for key, value in found.items() if not isinstance(value, dict)]
+    if loose:
+        raise SettingsError(f"{escape(path)}: `{loose[0]}` stands in no section. Write it below its [section].")
+    return found
