@@ -169,8 +169,8 @@ class Files:
         _, batch = self._database.row("SELECT id, batch FROM files ORDER BY id DESC LIMIT 1") or (0, 0)
         now = self._database.now()
         written = self._database.write(
-            "INSERT INTO files (name, priority, batch, sort_key, source, options, state, reason, data_digest, "
-            "sequences, arrived_at, learned_at) VALUES (?, ?, ?, ?, '', '{}', 'learned', ?, ?, ?, ?, ?)",
+            "INSERT INTO files (name, priority, batch, sort_key, source, options, state, reason, shape, data_digest, "
+            "sequences, arrived_at, learned_at) VALUES (?, ?, ?, ?, '', '{}', 'learned', ?, 'adopted', ?, ?, ?, ?)",
             (name, NORMAL, batch + 1, natural_key(name), TAKEN_OVER, data_digest, sequences, now, now),
         )
         assert written.lastrowid is not None  # an INSERT always has one
