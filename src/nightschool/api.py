@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from nightschool.settings import Settings
+    from nightschool.snapshots.purge import Trace
+    from nightschool.snapshots.rollback import Later, Plan
 
 Priority = Literal["high", "normal", "low"]
 PRIORITIES: dict[str, int] = {"high": HIGH, "normal": NORMAL, "low": LOW}
@@ -302,6 +304,73 @@ class Workspace:
         """The checkpoints the machine has written (the newest 1000), oldest first."""
         with self.ledger() as ledger:
             return ledger.checkpoints.listing()
+
+    def rollback(
+        self, to: str | int, later: Later = "again", *, dry_run: bool = False, waiting: Callable[[str], Any] = print
+    ) -> Plan:
+        """Go back to a saved state; see `nightschool.snapshots.rollback.plan` for the words that name one.
+
+        Args:
+            to: a step, a snapshot's date or name, `latest`, or `undo`.
+            later: what becomes of what was learned after it: `again`, `queue` or `shelve`.
+            dry_run: only say what it would do.
+            waiting: told what is waited for.
+
+        Raises:
+            BusyError: snapshots or the history are being changed already.
+            CheckpointError: there is no such state, or it cannot be used.
+        """
+        from nightschool.snapshots import acts, rollback
+
+        if not dry_run:
+            return acts.go_back(self.layout, str(to), later, waiting)
+        with self.ledger() as ledger:
+            return rollback.plan(self.layout, ledger, str(to), later)
+
+    def forget(
+        self,
+        files: Sequence[str | int],
+        *,
+        replace: str | os.PathLike[str] | None = None,
+        purge: bool = False,
+        dry_run: bool = False,
+        waiting: Callable[[str], Any] = print,
+    ) -> Plan:
+        """Forget files exactly: afterwards the run is, bit for bit, the one in which they were never dropped.
+
+        Args:
+            files: names or numbers.
+            replace: a mended file that is put in the place of the one that is forgotten.
+            purge: remove the bytes too, and all that has seen them.
+            dry_run: only say what it would do.
+            waiting: told what is waited for.
+
+        Raises:
+            BusyError: snapshots or the history are being changed already.
+            DataError: there is no such file, or the mended one cannot be used; then nothing was forgotten.
+            CheckpointError: nothing is left to start from.
+        """
+        from nightschool.snapshots import acts
+        from nightschool.snapshots import forget as forgetting
+
+        words = [str(file) for file in files]
+        if not dry_run:
+            instead = None if replace is None else Path(replace)
+            return acts.forget_files(
+                self.layout, words, instead=instead, purging=purge, second_place=self._second_place(), waiting=waiting
+            )
+        with self.ledger() as ledger:
+            return forgetting.plan(self.layout, ledger, forgetting.find(ledger, words), purge=purge)
+
+    def traces(self, files: Sequence[str | int]) -> list[Trace]:
+        """What a purge of these files would remove."""
+        from nightschool.snapshots import acts
+
+        return acts.traces(self.layout, [str(file) for file in files], self._second_place())
+
+    def _second_place(self) -> Path | None:
+        place = self.settings.snapshots.copy_to
+        return Path(place) if place else None
 
     def pause(self) -> None:
         """Let the trainer save and end, which frees the GPU, until `resume`. Files are still taken in."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
@@ -142,6 +142,49 @@ def cut(entries: Sequence[Entry], done: int) -> list[Entry]:
     if left > 0:
         raise ValueError(f"the curriculum has {total_steps(entries)} steps, not {done}")
     return normalised(result)
+
+
+def without(entries: Iterable[Entry], files: Collection[int]) -> list[Entry]:
+    """The curriculum in which these data files were never dropped; the others keep their order and settings."""
+    return _with_parts(entries, lambda part: [] if part.file_id in files else [part])
+
+
+def exchanged(entries: Iterable[Entry], files: Mapping[int, Part]) -> list[Entry]:
+    """The curriculum in which other data was dropped in the place of these files, by their ids."""
+    return _with_parts(entries, lambda part: [files.get(part.file_id, part)])
+
+
+def _with_parts(entries: Iterable[Entry], change: Callable[[Part], list[Part]]) -> list[Entry]:
+    result = []
+    for entry in entries:
+        parts = tuple(new for part in entry.parts for new in change(part))
+        if parts != entry.parts:
+            if not parts:
+                continue
+            other = replace(entry, parts=parts)
+            # A range up to the end stays one up to the end, whatever the number of steps is now.
+            stop = other.length if entry.stop == entry.length else min(entry.stop, other.length)
+            entry = replace(other, start=min(entry.start, stop), stop=stop)
+        result.append(entry)
+    return normalised(result)
+
+
+def joined(first: Sequence[Entry], then: Sequence[Entry]) -> list[Entry]:
+    """`first`, and behind it what `then` trains on that `first` does not."""
+    known = {file for entry in first for file in entry.file_ids}
+    return normalised([*first, *without(then, known)])
+
+
+def common_steps(one: Sequence[Entry], other: Sequence[Entry]) -> int:
+    """Steps that both begin with: up to there their lineages are equal."""
+    steps = 0
+    for a, b in zip(normalised(one), normalised(other), strict=False):
+        if (a.data_digest, a.recipe, a.start) != (b.data_digest, b.recipe, b.start):
+            break
+        steps += min(a.steps, b.steps)
+        if a.stop != b.stop:
+            break
+    return steps
 
 
 def lineage(root: str, entries: Sequence[Entry], done: int) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -69,7 +69,10 @@ class Work:
 
 @dataclass(frozen=True)
 class Queued:
-    """A file that waits or is in training; `rows` is None until it is prepared, `steps` are those still to be done."""
+    """A file that waits, is in training, or is to be trained once more after a cut (`again`).
+
+    `rows` is None until it is prepared, `steps` are those still to be done.
+    """
 
     id: int
     name: str
@@ -219,15 +222,27 @@ def read_queue(layout: Layout, limit: int) -> Queue:
         rates = read_rates(ledger, told)
         counts = ledger.files.counts()
         begun = work_begun(ledger, rates, told)
-        training = ledger.files.listing("training")
-        # Small files that are trained as one have their steps together.
-        rest = begun if len(training) == 1 else Work(None, None, False)
-        files = [_queued(row, rest) for row in training]
+        files = _begun(ledger, rates, begun)
         waiting = _first(ledger, limit)
         files += [_queued(row, work_of(row, rates)) for row in waiting]
         total = together(begun, work_waiting(ledger, rates))
     count = sum(counts[state] for state in ("arrived", "archived", "ready"))
     return Queue(files, count, total.steps, total.seconds, total.estimated)
+
+
+def _begun(ledger: Ledger, rates: Rates, begun: Work) -> list[Queued]:
+    """What is in training, and behind it what is trained again after a cut, in the order of the curriculum."""
+    found: list[Queued] = []
+    unfinished = ledger.entries.unfinished(steps_done(ledger))
+    for entry, left in unfinished:
+        seconds = left * rates.step_seconds if rates.step_seconds is not None else None
+        work = begun if len(unfinished) == 1 else Work(left, seconds, False)
+        for file in entry.file_ids:
+            row = _queued(ledger.files.get(file), work)
+            found.append(replace(row, state="again") if entry is not unfinished[0][0] else row)
+            # Small files that are trained as one have their steps together: they are told with the first.
+            work = Work(None, None, False)
+    return found
 
 
 def _first(ledger: Ledger, limit: int) -> list[FileRow]:

@@ -36,6 +36,8 @@ class Status:
             is known to estimate with.
         seconds_left: time to learn those and the rest of the file in training, at the speed measured last; None before.
         prepared_bytes: size of the prepared data.
+        catching_up: the step from which on `current_model/` holds the newest weights again, after a file was forgotten;
+            None where it does.
     """
 
     state: str
@@ -60,6 +62,7 @@ class Status:
     steps_queued: int | None
     seconds_left: float | None
     prepared_bytes: int
+    catching_up: int | None
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON can hold them."""
@@ -82,14 +85,14 @@ def read_status(layout: Layout) -> Status:
         rates = forecast.read_rates(ledger, told)
         waiting = forecast.work_waiting(ledger, rates)
         everything = forecast.together(forecast.work_begun(ledger, rates, told), waiting)
-        in_training = ledger.files.listing("training", limit=1) or ledger.files.listing("trained", limit=1)
+        current = _current_file(ledger, last.step if last else 0)
     word, reason, since = _state(told.get("state") or {}, running=pid is not None)
     speed = (told.get("trainer") or {}).get("tokens_per_second") if word == "training" else None
     return Status(
         state=word,
         step=done,
         lineage=newest.lineage if newest else None,
-        current_file=in_training[0].name if in_training else None,
+        current_file=current,
         queued=sum(counts[key] for key in ("arrived", "archived", "ready")),
         learned=counts["learned"],
         rejected=counts["rejected"],
@@ -108,7 +111,17 @@ def read_status(layout: Layout) -> Status:
         steps_queued=waiting.steps,
         seconds_left=_finite(everything.seconds),
         prepared_bytes=int((told.get("intake") or {}).get("prepared_bytes", 0)),
+        catching_up=told.get("serving"),
     )
+
+
+def _current_file(ledger: Ledger, done: int) -> str | None:
+    """The file of the next step; the one whose last step is in no checkpoint yet, if there is no next."""
+    unfinished = ledger.entries.unfinished(done)
+    if unfinished:
+        return ledger.called(unfinished[0][0].file_ids)
+    trained = ledger.files.listing("trained", limit=1)
+    return trained[0].name if trained else None
 
 
 def _state(told: dict[str, str], running: bool) -> tuple[str, str, str | None]:

@@ -20,6 +20,8 @@ COMMANDS = (
     "files",
     "log",
     "checkpoints",
+    "rollback",
+    "forget",
     "pause",
     "resume",
     "stop",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -72,6 +73,17 @@ def local_time(stamp: str | None) -> str:
     from datetime import datetime
 
     return f"{datetime.fromisoformat(stamp).astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Ask once, on a terminal; a program says --yes. Ends the command where the answer is no."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise typer.BadParameter("Nobody can be asked here: say --yes, or look first with --dry-run.")
+    if not typer.confirm(question):
+        print("Nothing was changed.")
+        raise typer.Exit
 
 
 def count(number: int, noun: str) -> str:

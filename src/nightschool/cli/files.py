@@ -30,8 +30,8 @@ def files(
     """List every data file and how far it has come.
 
     States: arrived, archived, ready, training, trained, learned (a checkpoint holds it), duplicate, rejected,
-    set_aside. HELD OUT is the loss on rows of the file that are never trained on, before its first step and after its
-    last.
+    set_aside, forgotten. HELD OUT is the loss on rows of the file that are never trained on, before its first step and
+    after its last.
     """
     from nightschool.ledger.files import STATES
 

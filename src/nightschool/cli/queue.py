@@ -23,7 +23,8 @@ def queue(
 ) -> None:
     """List what waits, in the order in which it will be learned, with steps and time.
 
-    A ~ marks what is estimated from the size of files that are not prepared yet. Times come from the measured speed.
+    `again` are files that a rollback or a forgetting has undone: they are trained once more, before what waits. A ~
+    marks what is estimated from the size of files that are not prepared yet. Times come from the measured speed.
     """
     layout = layout_of(ctx)
     layout.require()
@@ -37,7 +38,7 @@ def queue(
     print_row(("ID", "STATE", "PRIORITY", "ROWS", "STEPS", "TIME", "NAME"), WIDTHS)
     for file in found.files:
         print_row(_cells(file), WIDTHS)
-    shown = sum(file.state != "training" for file in found.files)
+    shown = sum(file.state not in ("training", "again") for file in found.files)
     if found.waiting > shown:
         print(f"and {found.waiting - shown:,} more")
     print(_total(found))

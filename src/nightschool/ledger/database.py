@@ -13,6 +13,7 @@ The rules, and what each one is for:
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sqlite3
@@ -37,6 +38,10 @@ PAGE = 500
 
 PAGE_LIMIT = 10_000
 """The most rows a single read may fetch: the lock is held while they are fetched."""
+
+
+BACKUP_PAGES = 1024
+"""Pages of 4 KiB that are copied in one go: the lock is held for some milliseconds."""
 
 
 class Database:
@@ -122,6 +127,21 @@ class Database:
         """Run one writing statement for many rows in a transaction."""
         with self.transaction(), self._errors():
             self._connection.executemany(sql, rows)
+
+    def backup_to(self, path: Path) -> None:
+        """See `Ledger.backup_to`."""
+        self._guard()
+        if path.exists():
+            raise StorageError(f"{path} exists already; a copy of the ledger was not written over it.", errno.EEXIST)
+        target = sqlite3.connect(path, isolation_level=None)
+        try:
+            # Own errors by hand: those of the copy are about another file than this one.
+            with self._lock:
+                self._connection.backup(target, pages=BACKUP_PAGES, sleep=0.005)
+        except sqlite3.DatabaseError as error:
+            raise explain(error, path) from error
+        finally:
+            target.close()
 
     def _outermost(self) -> Iterator[None]:
         with self._errors():

@@ -106,6 +106,19 @@ class Entries:
         where = "WHERE position IN (SELECT position FROM entry_parts WHERE file_id = ?) ORDER BY position"
         return self._select(where, (file_id,))
 
+    def unfinished(self, done: int) -> list[tuple[EntryRow, int]]:
+        """The entries that end behind step `done`, in order, each with the number of its steps still to be done."""
+        total = int(self._database.value("SELECT coalesce(sum(stop - start), 0) FROM entries"))
+        last = self.last()
+        position = last.position if last else -1
+        found: list[tuple[EntryRow, int]] = []
+        while position >= 0 and total > done:
+            entry = self.get(position)
+            steps = entry.stop - entry.start
+            found.append((entry, min(steps, total - done)))
+            total, position = total - steps, position - 1
+        return found[::-1]
+
     def replace_all(self, rows: Sequence[EntryRow]) -> None:
         """Make `rows` the whole list, in their order, in one transaction. Positions are given anew from 0."""
         with self._database.transaction():

@@ -278,6 +278,10 @@ class Files:
         """The file is not trained any further, in whatever state it was."""
         self._move(id, "set_aside", STATES, reason=reason)
 
+    def purged(self, id: int) -> None:
+        """No bytes of a forgotten file are left: it has no place in the archive and no tokens any more."""
+        self._move(id, "forgotten", ("forgotten",), archive=None, prepared=None)
+
     def set_state(self, id: int, state: State, reason: str | None = None) -> None:
         """Put a file into any state: for cuts, and for repairs from what a checkpoint says."""
         with self._database.transaction():
@@ -293,6 +297,22 @@ class Files:
             (sha256, excluding),
         )
         return found[0] if found else None
+
+    def take_place(self, id: int, of: int) -> None:
+        """Let a waiting file stand in the queue where the file `of` stood."""
+        self._database.write(
+            "UPDATE files SET (priority, batch, sort_key) = (SELECT priority, batch, sort_key FROM files WHERE id = ?) "
+            "WHERE id = ?",
+            (of, id),
+        )
+
+    def prepared_from(self, prepared: str) -> list[int]:
+        """The ids of the files whose tokens lie in this prepared folder: the same bytes may have come twice."""
+        return [id for (id,) in self._database.rows("SELECT id FROM files WHERE prepared = ?", (prepared,))]
+
+    def called(self, name: str) -> list[FileRow]:
+        """The files of this name, in the order they arrived; at most a page of them."""
+        return self._select(f"WHERE name = ? ORDER BY id LIMIT {PAGE}", (name,))
 
     def next_to_train(self) -> FileRow | None:
         """The first file of the queue, ready or not: nothing behind it may go before it."""

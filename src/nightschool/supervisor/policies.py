@@ -188,6 +188,7 @@ class Situation:
         phase: what the trainer says it is doing; None before it said anything.
         file: name of the file in training.
         problem: (word, why) of a trouble that keeps the machine from working.
+        held: what a command is doing for which everything rests.
     """
 
     work: Work
@@ -197,12 +198,15 @@ class Situation:
     phase: str | None = None
     file: str | None = None
     problem: tuple[str, str] | None = None
+    held: str | None = None
 
 
 def state_word(now: Situation) -> tuple[str, str]:
     """The plain word for what the machine is doing, and why."""
     if now.stopping:
         return "stopping", "asked to stop: the trainer saves a checkpoint first" if now.trainer_alive else "asked to"
+    if now.held is not None:
+        return "pausing" if now.trainer_alive else "paused", f"{now.held} is at work; then it goes on by itself"
     if now.problem and now.problem[0] == "failed":
         return now.problem
     if now.paused:

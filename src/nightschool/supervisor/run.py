@@ -23,6 +23,7 @@ from nightschool.errors import BusyError, NightschoolError, StorageError, Worksp
 from nightschool.intake import accept, worker
 from nightschool.ledger import Ledger
 from nightschool.settings import Settings
+from nightschool.snapshots import cut
 from nightschool.supervisor import policies
 from nightschool.supervisor.children import Child
 from nightschool.supervisor.inbox import Inbox
@@ -152,6 +153,7 @@ class Supervisor:
         self.error: NightschoolError | None = None
         self.finished = False
         self.paused = False
+        self.held: str | None = None
         self.work: Work | None = None
         self.inbox = Inbox(
             layout.inbox, ledger, settings.inbox.settle_seconds, settings.inbox.rescan_seconds, log.info, clock
@@ -272,6 +274,7 @@ class Supervisor:
         self.work = policies.work_of(counts, self.inbox.waiting)
         told = self.ledger.machine.all()
         self._told = told.get("trainer") or {}
+        self.held = cut.held_for(self.layout, told)
         paused = bool(told.get("paused", False))
         if paused != self.paused:
             self.paused = paused
@@ -286,7 +289,7 @@ class Supervisor:
 
     def _tend(self) -> None:
         work = self.work or Work()
-        going = not self.stopping
+        going = not self.stopping and self.held is None
         train, prepare = self.trainer, self.intake
         # Also with nothing but training to do: it makes prepared data again that is gone or no longer current.
         prepare.tend(going and (prepare.child.alive or bool(work.to_prepare or work.to_train)))
@@ -295,7 +298,7 @@ class Supervisor:
 
     def _decide(self) -> None:
         """With `until_idle`: is this the end?"""
-        if not self.until_idle or self.stopping or self.work is None or self._storage is not None:
+        if not self.until_idle or self.stopping or self.held or self.work is None or self._storage is not None:
             return
         if self.trainer.failed or (self.intake.failed and not self.work.to_train):
             self.finished = True
@@ -324,6 +327,7 @@ class Supervisor:
                 phase=ours.get("phase"),
                 file=ours.get("file"),
                 problem=self._problem(),
+                held=self.held,
             )
         )
         self._set_state(*state)

@@ -13,6 +13,7 @@ from nightschool.curriculum import Entry
 from nightschool.errors import CheckpointError, WorkspaceError
 from nightschool.ledger import EntryRow, Ledger
 from nightschool.record import Record, entries_of, read_generation, root_digest
+from nightschool.snapshots import cut
 from nightschool.training import checkpoint
 from nightschool.training.checkpoint import Choice
 from nightschool.words import in_bytes
@@ -39,6 +40,8 @@ def find_start(layout: Layout, ledger: Ledger, root_record: dict[str, Any]) -> S
     Raises:
         CheckpointError: there were checkpoints, and none can be used: never from zero in silence.
     """
+    # First: what it has laid ready is called like what a sweep removes.
+    cut.finish(layout, ledger)
     for folder in (layout.current_model, layout.tmp):
         durable.sweep(folder)
     entries = entries_of(ledger)

@@ -146,7 +146,7 @@ class Saver:
             )  # fmt: skip
             if job.learned:
                 self._ledger.files.learned(list(job.learned))
-        serving.point_at(self._layout, final)
+        serving.update(self._layout, self._ledger, step, final)
         self._retire(job)
         log.info(
             "Saved %s (%s): weights %s, optimizer %s, %.1f s in the background, training stood still %.0f ms.",

@@ -127,6 +127,7 @@ class Trainer:
         self.loop.on_entry = self._check_boundary
         self.not_finite = 0
         self.any_applied = False
+        self.new_entry: curriculum.Entry | None = None
         self._take_up(start)
 
     def close(self) -> None:
@@ -154,7 +155,7 @@ class Trainer:
         found = self.loop.restore(start.folder, start.record)
         self.saved = start.record.step
         self.boundary = found
-        serving.point_at(self.layout, start.folder)
+        serving.update(self.layout, self.ledger, start.record.step, start.folder)
         log.info(
             "Resuming from checkpoint: %s (step %d, %s; optimizer state loaded, %s, equal to what was saved).",
             start.folder, start.record.step, resume.describe(start, self.ledger), resume.folder_bytes(start.folder),
@@ -197,6 +198,7 @@ class Trainer:
         if entry is None:
             return False
         self.loop.entries.append(entry)
+        self.new_entry = entry
         return True
 
     def _step(self) -> None:
@@ -208,7 +210,11 @@ class Trainer:
         if self.progress.phase != "training" or place.local == entry.start:
             # Of a file that was resumed in the middle, the steps before are in the checkpoint.
             self.any_applied = place.local > entry.start
-            self.narrator.begin(self.ledger.called(entry.file_ids), entry.length)
+            name = self.ledger.called(entry.file_ids)
+            if place.local == entry.start and entry is not self.new_entry:
+                done = self.loop.done
+                log.info("Learning %s again: %d steps (%d to %d).", name, entry.steps, done + 1, done + entry.steps)
+            self.narrator.begin(name, entry.length)
             self._phase("training")
         try:
             result = self.loop.step()

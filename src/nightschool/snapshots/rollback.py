@@ -1,0 +1,209 @@
+"""Going back: what a rollback to a saved state would do, decided before anything is touched. Reads only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from nightschool import curriculum, durable
+from nightschool.curriculum import Entry
+from nightschool.errors import CheckpointError
+from nightschool.forecast import read_rates, steps_done
+from nightschool.ledger import Ledger
+from nightschool.ledger.files import State
+from nightschool.record import belongs, entries_of, read_generation, root_digest
+from nightschool.snapshots import states
+from nightschool.snapshots.cut import Cut, opened_copy
+from nightschool.snapshots.states import Saved
+from nightschool.workspace import Layout
+
+Later = Literal["again", "queue", "shelve"]
+UNDO = "undo"
+"""What `rollback` is told to take the last rollback or forgetting back."""
+
+
+@dataclass(frozen=True)
+class Undone:
+    """A file that a cut takes back, wholly or in part. `steps` of it are undone, of `of`."""
+
+    id: int
+    name: str
+    steps: int
+    of: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a change of history comes to, for people to look at before it is done.
+
+    Attributes:
+        cut: what is to be done.
+        now: steps done before it.
+        then: steps done after it.
+        start: name of the state that is gone back to; None for the base model.
+        undone: files of which steps are undone, in the order they were learned.
+        later: what becomes of them.
+        redo: steps that are trained again.
+        seconds: what they take, at the speed measured last; None where none was measured.
+    """
+
+    cut: Cut
+    now: int
+    then: int
+    start: str | None
+    undone: list[Undone]
+    later: Later
+    redo: int
+    seconds: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {key: value for key, value in asdict(self).items() if key != "cut"} | {"what": self.cut.what}
+
+
+def plan(layout: Layout, ledger: Ledger, word: str, later: Later = "again") -> Plan:
+    """What `rollback WORD` would do.
+
+    Args:
+        layout, ledger: the workspace.
+        word: as of `states.find`, or `undo`.
+        later: what becomes of what was learned after that point: `again`, in the same order under the same settings;
+            `queue`, as files that wait, under today's settings; or `shelve`, not at all.
+
+    Raises:
+        CheckpointError: there is no such state, it is not whole, or it is none of this run.
+    """
+    root = ledger.machine.get("root")
+    if root is None:
+        raise CheckpointError("Nothing has been learned here yet, so there is nothing to go back to.")
+    ours = entries_of(ledger)
+    if word == UNDO:
+        target, base = _before_last_cut(layout, ledger, ours, root)
+    else:
+        target = states.find(layout, word)
+        base = _base(target, ours, root)
+    if target is not None:
+        problems = states.problems(target, root)
+        if problems:
+            raise CheckpointError(f"{target.name} cannot be gone back to: {'; '.join(problems)}. Choose another state.")
+    elif root.get("adopted"):
+        raise CheckpointError("This run was taken over, and what it began with is gone: see snapshots/origin.")
+    done = target.step if target else 0
+    entries = _after(base, done, later)
+    files = _others(ledger, layout, ours, entries, later, done)
+    undone = undone_by(ledger, ours, entries, done)
+    what = f"rollback to {target.name} (step {done})" if target else "rollback to the base model"
+    cut = Cut(what, entries, target, files)
+    require_bytes(layout, ledger, cut)
+    return summed_up(ledger, cut, undone, later)
+
+
+def _base(target: Saved, ours: Sequence[Entry], root: dict[str, Any]) -> list[Entry]:
+    """The curriculum of which the state is a part: today's, or its own with what was learned since behind it."""
+    if belongs(target.record, root_digest(root), list(ours)) is None:
+        return list(ours)
+    return curriculum.joined(target.record.entries, ours)
+
+
+def _before_last_cut(
+    layout: Layout, ledger: Ledger, ours: list[Entry], root: dict[str, Any]
+) -> tuple[Saved | None, list[Entry]]:
+    """The curriculum as it was before the last cut, and the newest whole state on the way to where it stood."""
+    last = layout.undone / str(read_generation(layout) - 1)
+    copy = last / states.LEDGER
+    if not copy.is_file():
+        raise CheckpointError("There is no rollback or forgetting that could be undone.")
+    with opened_copy(layout, copy) as past:
+        before = entries_of(past)
+        # What took a forgotten file's place makes room for it again.
+        instead = [row.id for row in ledger.files.each() if "replaces" in row.options and row.id not in _ids(before)]
+    base = curriculum.joined(before, curriculum.without(ours, instead))
+    return newest_of(layout, root, base), base
+
+
+def _ids(entries: Iterable[Entry]) -> set[int]:
+    return {file for entry in entries for file in entry.file_ids}
+
+
+def newest_of(layout: Layout, root: dict[str, Any], entries: list[Entry]) -> Saved | None:
+    """The saved state with the most steps that is whole and a part of this curriculum; None: the base model."""
+    digest = root_digest(root)
+    fitting = [one for one in states.each(layout) if belongs(one.record, digest, entries) is None]
+    for one in sorted(fitting, key=lambda one: one.step, reverse=True):
+        if not states.problems(one, root):
+            return one
+    return None
+
+
+def _after(base: list[Entry], done: int, later: Later) -> list[Entry]:
+    """The curriculum after a rollback to step `done` of `base`."""
+    if later == "again":
+        return base
+    kept = curriculum.cut(base, done)
+    place = curriculum.place(base, done)
+    if later == "queue" and place is not None and place.local > base[place.index].start:
+        # A file that was begun is finished as it began: its first rows are in the weights.
+        return base[: place.index + 1]
+    return kept
+
+
+def _others(
+    ledger: Ledger, layout: Layout, ours: Sequence[Entry], entries: Sequence[Entry], later: Later, done: int
+) -> dict[int, tuple[State, str]]:
+    """What becomes of files that are in today's curriculum and are not, or not wholly, in the one to come."""
+    found: dict[int, tuple[State, str]] = {}
+    still = _ids(entries)
+    for file in dict.fromkeys(file for entry in ours for file in entry.file_ids if file not in still):
+        row = ledger.files.get(file)
+        if "replaces" in row.options:
+            found[file] = ("set_aside", f"file {row.options['replaces']}, whose place it took, is back")
+        elif later == "shelve":
+            found[file] = ("set_aside", f"shelved by a rollback to step {done}; `nightschool add --again` trains it")
+        else:
+            whole = row.prepared is not None and not durable.check(layout.prepared / row.prepared, deep=False)
+            found[file] = ("ready" if whole else "archived", "")
+    if later == "shelve" and entries and entries[-1].stop < entries[-1].length:
+        for file in entries[-1].file_ids:
+            reason = f"shelved by a rollback to step {done}, after {entries[-1].stop} of its {entries[-1].length} steps"
+            found[file] = ("set_aside", reason)
+    return found
+
+
+def undone_by(ledger: Ledger, ours: Sequence[Entry], entries: Sequence[Entry], done: int) -> list[Undone]:
+    """The files with steps that are done now and not any more after a cut to step `done` of `entries`."""
+    now = steps_done(ledger)
+    common = min(done, curriculum.common_steps(ours, entries))
+    found, before = [], 0
+    for entry in ours:
+        first, last = max(before, common), min(before + entry.steps, now)
+        if first < last:
+            found += [Undone(file, ledger.files.get(file).name, last - first, entry.length) for file in entry.file_ids]
+        before += entry.steps
+    return found
+
+
+def summed_up(ledger: Ledger, cut: Cut, undone: Iterable[Undone], later: Later = "again") -> Plan:
+    """A plan with what it costs."""
+    redo = curriculum.total_steps(cut.entries) - cut.step
+    rates = read_rates(ledger, ledger.machine.all())
+    seconds = redo * rates.step_seconds if rates.step_seconds is not None else None
+    start = cut.start.name if cut.start else None
+    return Plan(cut, steps_done(ledger), cut.step, start, list(undone), later, redo, seconds)
+
+
+def require_bytes(layout: Layout, ledger: Ledger, cut: Cut) -> None:
+    """Raise CheckpointError where a file that is to be trained on is neither archived nor prepared any more."""
+    before = 0
+    for entry in cut.entries:
+        before += entry.steps
+        for file in entry.file_ids if before > cut.step else ():
+            row = ledger.files.get(file)
+            places: list[Path] = [layout.prepared / row.prepared] if row.prepared else []
+            places += [layout.root / row.archive] if row.archive else []
+            if not any(place.exists() for place in places):
+                raise CheckpointError(
+                    f"{row.name} (file {file}) would have to be trained on again, and its bytes are gone. "
+                    "Choose a later state."
+                )
