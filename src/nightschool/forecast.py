@@ -187,9 +187,9 @@ def _seconds(tokens: float, rates: Rates) -> float | None:
 
 
 def steps_done(ledger: Ledger) -> int:
-    """Optimizer steps done: those recorded, or those in a checkpoint of a run that logged fewer before it came here."""
-    last, newest = ledger.steps.last(), ledger.checkpoints.newest()
-    return max(last.step if last else 0, newest.step if newest else 0)
+    """Optimizer steps done: those recorded, or those with which a run came here, of which few may have been logged."""
+    last, root = ledger.steps.last(), ledger.machine.get("root") or {}
+    return max(last.step if last else 0, (root.get("adopted") or {}).get("step", 0))
 
 
 def work_begun(ledger: Ledger, rates: Rates, told: Mapping[str, Any]) -> Work:

@@ -27,9 +27,11 @@ CONFIG: dict[str, Any] = {
 
 def test_every_lora_key_that_means_something_is_carried() -> None:
     assert values.lora_section(CONFIG) == {
-        "r": 8, "lora_alpha": 8, "lora_dropout": 0.05, "target_modules": ["q_proj"], "bias": "none", "use_dora": True,
-        "rank_pattern": {"q_proj": 4}, "init_lora_weights": True, "fan_in_fan_out": False,
+        "r": 8, "lora_alpha": 8, "lora_dropout": 0.05, "target_modules": ["q_proj"], "use_dora": True,
+        "rank_pattern": {"q_proj": 4}, "init_lora_weights": True,
     }  # fmt: skip
+    found = values.lora_section({**CONFIG, "init_lora_weights": False, "bias": "all", "target_modules": None})
+    assert (found["init_lora_weights"], found["bias"], found["target_modules"]) == (False, "all", [])
 
 
 def test_pefts_own_file_is_read() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nightschool.errors import CheckpointError, SettingsError
-from nightschool.lora_options import PROVED, check_lora
+from nightschool.lora_options import check_lora
 from nightschool.settings import RECIPE_VERSION, canonical
 
 LEAST_SHARE = 0.1
@@ -19,6 +19,8 @@ _NOT_SET_HERE = {
 }  # fmt: skip
 # Written by PEFT with a value that means nothing while another key is off.
 _WITHOUT_MEANING = {"megatron_core": "megatron_config", "qalora_group_size": "use_qalora"}
+
+_NO_BIAS = ("bias", "none")
 
 ADAM_STATE = {"step", "exp_avg", "exp_avg_sq"}
 FRESH = "make a copy of the folder without optimizer.pt: then the optimizer starts with fresh moments"
@@ -39,20 +41,15 @@ def lora_section(config: Mapping[str, Any]) -> dict[str, Any]:
         )
     found: dict[str, Any] = {}
     for key, value in config.items():
-        if key in _NOT_SET_HERE:
-            continue
         switch = _WITHOUT_MEANING.get(key)
-        if switch is not None and not config.get(switch):
+        if key in _NOT_SET_HERE or (switch is not None and not config.get(switch)):
             continue
-        if key in PROVED or (value is not None and value is not False and value not in ({}, [], "")):
-            found[key] = value
+        # Off, or PEFT's default, unless it is the initialisation that is off.
+        if value in (None, {}, [], "") or (value is False and key != "init_lora_weights") or (key, value) == _NO_BIAS:
+            continue
+        found[key] = value
     # Left out, it would mean all linear layers here.
     found["target_modules"] = config.get("target_modules") or []
-    found = {
-        key: value
-        for key, value in found.items()
-        if value is not None and (value not in ({}, []) or key == "target_modules")
-    }
     try:
         check_lora(found)
     except SettingsError as error:
