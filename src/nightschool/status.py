@@ -25,7 +25,7 @@ class Status:
         loss, learning_rate: of the last step; the loss is None where it was not finite.
         tokens_per_second: None while nothing is trained.
         last_checkpoint: {"step", "path", "written_at"}.
-        last_snapshot: None: dated snapshots are not taken yet.
+        last_snapshot: {"name", "step", "path", "taken_at"} of the snapshot taken last, if it is still there.
         reason: why it is in this state, or what to do.
         since: when the state began (UTC ISO 8601).
         pid: process id of the running machine.
@@ -100,7 +100,7 @@ def read_status(layout: Layout) -> Status:
         learning_rate=_finite(last.learning_rate) if last else None,
         tokens_per_second=_finite(speed),
         last_checkpoint=None if newest is None else _described(layout, newest),
-        last_snapshot=None,
+        last_snapshot=_last_snapshot(layout, told),
         reason=reason,
         since=since,
         pid=pid,
@@ -136,6 +136,19 @@ def _state(told: dict[str, str], running: bool) -> tuple[str, str, str | None]:
 def _described(layout: Layout, row: CheckpointRow) -> dict[str, Any]:
     path = layout.checkpoint(row.step).relative_to(layout.root)
     return {"step": row.step, "path": str(path), "written_at": row.written_at}
+
+
+def _last_snapshot(layout: Layout, told: dict[str, Any]) -> dict[str, Any] | None:
+    last = told.get("last_snapshot")
+    if last and (layout.root / last["path"] / durable.MANIFEST).exists():
+        return last
+    # None was taken yet, or somebody removed that one: only then are the manifests worth the time.
+    if not any(layout.snapshots.glob(f"[!.]*/{durable.MANIFEST}")):
+        return None
+    from nightschool.snapshots import states, take
+
+    found = states.snapshots(layout.snapshots)
+    return take.described(layout, found[-1]) if found else None
 
 
 def _finite(number: float | None) -> float | None:

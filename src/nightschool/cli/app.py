@@ -20,6 +20,8 @@ COMMANDS = (
     "files",
     "log",
     "checkpoints",
+    "snapshot",
+    "snapshots",
     "rollback",
     "forget",
     "pause",

@@ -67,6 +67,10 @@ class Effects:
         """Remove an empty folder."""
         path.rmdir()
 
+    def protect(self, path: Path) -> None:
+        """Take away everybody's right to write to a file. Synced with the file itself."""
+        path.chmod(0o444)
+
 
 _active: Effects = Effects()
 

@@ -181,6 +181,19 @@ def link_or_copy(source: Path, target: Path) -> bool:
 _NO_LINKS = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
+def protect(path: Path) -> None:
+    """Make a file read-only, under all its names, where the file system knows such a thing. `seal` makes it durable.
+
+    It stops mistakes, not root, and not the removal of a name.
+    """
+    with in_words("make read-only", path):
+        try:
+            active().protect(path)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+
+
 def open_regular(path: Path) -> tuple[int, os.stat_result]:
     """Open a plain file for reading, following no link: its descriptor (the caller closes it) and its stat."""
     with in_words("read", path):

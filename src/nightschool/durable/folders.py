@@ -57,8 +57,11 @@ def staging(parent: Path, label: str) -> Path:
     return folder
 
 
-def seal(folder: Path, extra: Mapping[str, Any] | None = None) -> Manifest:
+def seal(folder: Path, extra: Mapping[str, Any] | None = None, known: Mapping[str, Copied] | None = None) -> Manifest:
     """Make every file below `folder` durable, hash it, and write `MANIFEST.json` last, with `extra` in it.
+
+    Files in `known`, by their path inside the folder, are not read again: the caller has just seen that their content
+    has this hash. Their size is looked at.
 
     Raises StorageError, and writes no manifest, if a file cannot be synced: drop the folder then and write it anew.
     Syncing the same file a second time would succeed and prove nothing.
@@ -72,7 +75,8 @@ def seal(folder: Path, extra: Mapping[str, Any] | None = None) -> Manifest:
         if is_folder:
             folders.append(path)
         elif path != folder / MANIFEST:
-            files[path.relative_to(folder).as_posix()] = _sync_and_hash(path)
+            name = path.relative_to(folder).as_posix()
+            files[name] = _sync_and_hash(path, (known or {}).get(name))
     for inner in reversed(folders):
         with in_words("save", inner):
             sync_folder(inner)
@@ -168,13 +172,13 @@ def _walk(folder: Path) -> Iterator[tuple[Path, bool]]:
             yield from _walk(child)
 
 
-def _sync_and_hash(path: Path) -> Copied:
+def _sync_and_hash(path: Path, known: Copied | None = None) -> Copied:
     fd, before = open_regular(path)
     try:
         with in_words("save", path):
             active().sync(fd)
         with in_words("read", path):
-            record = hash_open_file(fd)
+            record = known or hash_open_file(fd)
             after = os.fstat(fd)
     finally:
         active().close(fd)

@@ -18,8 +18,9 @@ import json
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,12 @@ from nightschool.ledger.problems import damaged, explain
 
 BUSY_SECONDS = 30.0
 """How long a statement waits for another process before it fails."""
+
+COPY_PAGES = 256
+"""Pages (of 4 KB) that a backup copies before it lets others write: a millisecond or two."""
+
+COPY_PAUSE = 0.002
+"""Seconds between two such portions."""
 
 BEGIN = "BEGIN IMMEDIATE"
 """How every change begins: with the lock, or not at all."""
@@ -40,8 +47,8 @@ PAGE_LIMIT = 10_000
 """The most rows a single read may fetch: the lock is held while they are fetched."""
 
 
-BACKUP_PAGES = 1024
-"""Pages of 4 KiB that are copied in one go: the lock is held for some milliseconds."""
+class _Restless(Exception):
+    """The file changes faster than it can be copied in portions."""
 
 
 class Database:
@@ -85,6 +92,19 @@ class Database:
         with self._lock:
             self._connection.close()
 
+    def backup_to(self, path: Path, patience: float) -> None:
+        """See `Ledger.backup_to`. On a connection of its own, so that threads which share this one go on meanwhile."""
+        self._guard()
+        if path.exists():
+            raise StorageError(f"{path} exists already; a copy of the ledger was not written over it.", errno.EEXIST)
+        try:
+            found = _backup(self.path, path, patience)
+        except sqlite3.DatabaseError as error:
+            code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+            raise explain(error, path if code in _DISK_REFUSES else self.path) from error
+        if found != "ok":
+            raise damaged(self.path, f"a copy of it is not sound ({found})")
+
     def now(self) -> str:
         """The present time as UTC ISO 8601 with milliseconds, from the clock that was passed in."""
         return self._clock().astimezone(UTC).isoformat(timespec="milliseconds")
@@ -127,21 +147,6 @@ class Database:
         """Run one writing statement for many rows in a transaction."""
         with self.transaction(), self._errors():
             self._connection.executemany(sql, rows)
-
-    def backup_to(self, path: Path) -> None:
-        """See `Ledger.backup_to`."""
-        self._guard()
-        if path.exists():
-            raise StorageError(f"{path} exists already; a copy of the ledger was not written over it.", errno.EEXIST)
-        target = sqlite3.connect(path, isolation_level=None)
-        try:
-            # Own errors by hand: those of the copy are about another file than this one.
-            with self._lock:
-                self._connection.backup(target, pages=BACKUP_PAGES, sleep=0.005)
-        except sqlite3.DatabaseError as error:
-            raise explain(error, path) from error
-        finally:
-            target.close()
 
     def _outermost(self) -> Iterator[None]:
         with self._errors():
@@ -201,6 +206,35 @@ class Database:
             raise explain(error, self.path) from error
         except UnicodeDecodeError as error:  # a message of SQLite's that quotes damaged content
             raise damaged(self.path, str(error)) from error
+
+
+_DISK_REFUSES = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
+"""What, in a backup, is about the copy; anything else is about the ledger."""
+
+
+def _backup(path: Path, copy: Path, patience: float) -> str:
+    """Copy the database at `path`; what SQLite says of the copy, "ok" if it is sound."""
+    end = time.monotonic() + patience
+
+    def after_portion(status: int, remaining: int, total: int) -> None:
+        del status, total
+        if remaining:
+            if time.monotonic() > end:
+                raise _Restless
+            time.sleep(COPY_PAUSE)
+
+    with (
+        closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS)) as source,
+        closing(sqlite3.connect(copy, isolation_level=None)) as target,
+    ):
+        # Whoever asked seals the folder it is in: only then does it count.
+        target.execute("PRAGMA journal_mode=OFF")
+        target.execute("PRAGMA synchronous=OFF")
+        try:
+            source.backup(target, pages=COPY_PAGES, progress=after_portion, sleep=COPY_PAUSE)
+        except _Restless:
+            source.backup(target)
+        return str(target.execute("PRAGMA quick_check(1)").fetchone()[0])
 
 
 def utc_now() -> datetime:

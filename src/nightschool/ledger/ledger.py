@@ -89,16 +89,17 @@ class Ledger:
         found = [str(row[0]) for row in self._database.rows("PRAGMA quick_check(100)")]
         return [] if found == ["ok"] else found
 
-    def backup_to(self, path: Path) -> None:
-        """Write a copy of the whole ledger, as it is at one moment, to the new file `path`.
+    def backup_to(self, path: Path, *, patience: float = 10.0) -> None:
+        """Write a copy of the whole ledger, as it is at one moment, to the new file `path`, and check that it is sound.
 
         Through SQLite's own backup: it copies some pages at a time, holds no lock in between, and begins anew when
-        the ledger changes meanwhile. The copy is not made durable here: seal the folder it lies in.
+        another process changes the ledger meanwhile; after `patience` seconds others wait until the rest is copied.
+        The copy is not made durable here: seal the folder it lies in.
 
         Raises:
             StorageError: the disk refuses, or `path` exists.
         """
-        self._database.backup_to(path)
+        self._database.backup_to(path, patience)
 
     def close(self) -> None:
         """Close the connection. A closed ledger cannot be used again."""

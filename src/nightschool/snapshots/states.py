@@ -134,6 +134,12 @@ def of_snapshot(one: Snapshot) -> list[Saved]:
     return _saved(one.folder / f"checkpoint-{one.step}", "snapshot", one.name, copy if copy.is_file() else None)
 
 
+def of_checkpoint(folder: Path) -> Saved | None:
+    """A checkpoint of `current_model/` as a state; None where its record cannot be read."""
+    found = _saved(folder, "current", folder.name, None)
+    return found[0] if found else None
+
+
 def _saved(folder: Path, where: Where, name: str, ledger: Path | None) -> list[Saved]:
     try:
         return [Saved(folder, read_record(folder), where, name, ledger)]

@@ -28,6 +28,7 @@ from nightschool.supervisor import policies
 from nightschool.supervisor.children import Child
 from nightschool.supervisor.inbox import Inbox
 from nightschool.supervisor.keeper import Keeper
+from nightschool.supervisor.night import Night
 from nightschool.supervisor.policies import Situation, Work
 from nightschool.supervisor.signals import StopSignals
 from nightschool.workspace import Layout
@@ -164,6 +165,7 @@ class Supervisor:
         self.intake = self._keeper(
             "intake worker", commands.intake, layout.intake_output, INTAKE_GRACE, layout.intake_lock, self._handled
         )
+        self.night = Night(layout, settings.snapshots, ledger, clock)
         self._state: tuple[str, str] | None = None
         self._since = ""
         self._missing_since: float | None = None
@@ -222,6 +224,7 @@ class Supervisor:
             # Only after an error of our own making are they still there; their lifelines would end them as well.
             for keeper in (self.trainer, self.intake):
                 keeper.child.ask_to_stop()
+            self.night.end(at_once=self.signals.at_once)
         return self._farewell()
 
     def _ended(self) -> bool:
@@ -238,6 +241,7 @@ class Supervisor:
                     self._guard()
                     self._look()
                     self._missing_since = None
+                    self.night.tick(self._told, self.trainer.child.pid)
             except StorageError as error:
                 self._out_of_storage(error)
             except NightschoolError as error:
@@ -299,6 +303,8 @@ class Supervisor:
     def _decide(self) -> None:
         """With `until_idle`: is this the end?"""
         if not self.until_idle or self.stopping or self.held or self.work is None or self._storage is not None:
+            return
+        if self.night.busy:
             return
         if self.trainer.failed or (self.intake.failed and not self.work.to_train):
             self.finished = True

@@ -30,6 +30,8 @@ class Progress:
     learning_rate: float | None = None
     tokens_per_second: float | None = None
     seconds_left: float | None = None
+    save_answered: str | None = None
+    """The word with which a checkpoint was asked for, once it is there: see `snapshots.asking`."""
 
 
 @dataclass

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
+
+from nightschool.errors import StorageError
+from nightschool.snapshots.asking import ASKED
 
 if TYPE_CHECKING:
     from nightschool.ledger import Ledger, StepRow
@@ -15,10 +19,12 @@ INTERVAL_SECONDS = 1.0
 class Recorder:
     """Collects step rows and writes them about once a second, or at once when `flush` asks.
 
-    `status` gives what the machine row "trainer" shall say; it is written with the rows.
+    `status` gives what the machine row "trainer" shall say; it is written with the rows. `asked` is the word with which
+    somebody asked for a checkpoint last (`snapshots.asking`), looked at about once a second.
     """
 
     def __init__(self, ledger: Ledger, status: Callable[[], dict[str, Any]]) -> None:
+        self.asked: str | None = None
         self._ledger = ledger
         self._status = status
         self._rows: list[StepRow] = []
@@ -83,6 +89,11 @@ class Recorder:
                         if rows:
                             self._ledger.steps.record(rows)
                         self._ledger.machine.set("trainer", self._status())
+                        self.asked = self._ledger.machine.get(ASKED)
+                elif not closing:
+                    # Nothing is lost if it cannot be read just now.
+                    with suppress(StorageError):
+                        self.asked = self._ledger.machine.get(ASKED)
             except BaseException as error:  # handed to whoever adds or flushes next
                 with self._condition:
                     self._error = error

@@ -115,6 +115,7 @@ class Trainer:
         # What is not whole, or does not belong, has been moved away.
         whole = {step for step, _ in layout.checkpoints()}
         self.saver = Saver(layout, ledger, lock, self.loop, self.recorder.flush, whole)
+        self.asked: str | None = None
         self.saved = 0
         self.saved_at = time.monotonic()
         self.changes: list[dict[str, Any]] = []
@@ -180,6 +181,7 @@ class Trainer:
         self._measure_what_ended()
         while not self.stop.is_set():
             self.saver.check()
+            self._answer()
             if self.loop.next_place() is not None or self._begin_next():
                 self._step()
                 continue
@@ -191,6 +193,18 @@ class Trainer:
         self._phase("stopped")
         self.recorder.flush()
         log.info("Stopped at step %d, because %s.", self.loop.done, self.stop.reason)
+
+    def _answer(self) -> None:
+        """Save if a snapshot is to be taken, and say so once the checkpoint is in place."""
+        asked = self.recorder.asked
+        if asked in (None, self.progress.save_answered):
+            return
+        if asked != self.asked:
+            self.asked = asked
+            self._save_if_due("a snapshot is due", always=True)
+        if not self.saver.busy:
+            self.progress.save_answered = asked
+            self.recorder.tell()
 
     def _begin_next(self) -> bool:
         """Begin the first file of the queue, with the small ones next to it, if it is ready."""
