@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import shutil
 import stat
-import sys
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
 
-from nightschool import Workspace
+from nightschool import Workspace, durable
 from nightschool.adoption import child
 from nightschool.cli import main
 from nightschool.errors import CheckpointError, NightschoolError, WorkspaceError
-from nightschool.ledger import Ledger
 from nightschool.record import read_record
+from nightschool.snapshots import states
 from nightschool.status import read_status
 from nightschool.workspace import Layout
 from tests.training import rig, theirs
@@ -62,18 +59,8 @@ def test_an_end_without_a_word_is_no_success(
         child.run(layout, {}, print)
 
 
-def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """With the real child; the origin is kept through the room of the snapshots."""
-    taken: list[dict[str, Any]] = []
-
-    def take(layout: Layout, ledger: Ledger, **how: Any) -> None:
-        assert layout.settings_file.is_file()
-        assert ledger.checkpoints.newest() is not None
-        taken.append(how)
-
-    fake = ModuleType("nightschool.snapshots.take")
-    fake.take = take  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, fake.__name__, fake)
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the real child."""
     run = theirs.make(tmp_path, rig.make_base(tmp_path / "base"), "lora")
     before = theirs.tree(run.folder)
     capsys.readouterr()
@@ -82,8 +69,9 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert theirs.tree(run.folder) == before
     layout = Workspace.open(tmp_path / "ws").layout
     assert read_status(layout).step == 5
-    assert (taken[0]["name"], taken[0]["kind"]) == ("origin", "origin")
-    assert taken[0]["now"].tzinfo is not None
+    (origin,) = states.snapshots(layout.snapshots)
+    assert (origin.name, origin.kind, origin.step) == ("origin", "origin", 5)
+    assert durable.check(origin.folder) == []
     assert f"Made the workspace {layout.root}." in said
     assert "Learning rate: 0.0015" in said
     assert read_record(layout.checkpoint(5)).root["adopted"]["step"] == 5

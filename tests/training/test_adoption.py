@@ -13,11 +13,12 @@ import pytest
 import torch
 
 from nightschool import verify
-from nightschool.errors import CheckpointError, ModelError, NightschoolError, SettingsError, WorkspaceError
+from nightschool.errors import CheckpointError, DataError, ModelError, NightschoolError, SettingsError, WorkspaceError
 from nightschool.forecast import read_queue
 from nightschool.ledger import Ledger
 from nightschool.record import entries_of, read_record
 from nightschool.settings import load_settings
+from nightschool.snapshots import cut, forget, rollback, states
 from nightschool.status import read_status
 from nightschool.training import moments
 from nightschool.training import optimizer as optimizers
@@ -180,6 +181,29 @@ def test_an_adopted_run_never_begins_again_from_the_bare_base(made: Callable[[st
     shutil.move(tmp_path / "away", layout.checkpoint(5))
     rig.run(layout)
     assert rig.outcome(layout).step == 6
+
+
+def test_the_origin_can_be_gone_back_to_and_not_be_forgotten(made: Callable[[str], Theirs], tmp_path: Path) -> None:
+    often = {"save_steps": 1, "save_total_limit": 2}
+    layout, _ = theirs.take_over(tmp_path / "ws", made("lora").folder, checkpoints=often)
+    theirs.learn(layout, "a", 7, 3 * theirs.ROWS)
+    theirs.learn(layout, "b", 8)
+    whole = rig.outcome(layout)
+    assert not layout.checkpoint(5).exists()
+    kept = states.find(layout, "origin")
+    assert (kept.step, states.problems(kept, kept.record.root)) == (5, [])
+    with Ledger.open(layout.ledger) as ledger, cut.at_rest(layout, ledger, "a test"):
+        cut.perform(layout, ledger, rollback.plan(layout, ledger, "origin").cut)
+        assert read_status(layout).step == 5
+        assert [one.steps for one in read_queue(layout, 9).files] == [3, 1]
+    rig.run(layout)
+    assert rig.outcome(layout) == whole
+    assert verify.report(layout).good
+    with Ledger.open(layout.ledger) as ledger:
+        with pytest.raises(DataError, match="taken over"):
+            forget.plan(layout, ledger, forget.find(ledger, ["1"]))
+        found = forget.plan(layout, ledger, forget.find(ledger, ["a"]))
+        assert (found.start, found.then, found.redo) == ("origin", 5, 1)
 
 
 def test_the_lineage_is_not_that_of_a_run_on_the_bare_base(made: Callable[[str], Theirs], tmp_path: Path) -> None:
@@ -394,7 +418,7 @@ def test_f_killed_at_any_change_leaves_no_workspace_that_looks_whole(
     # The last rename is that of nightschool.toml; those before it move the other parts into place.
     last = total - 1 - counting.operations[::-1].index("rename")
     between = 0
-    for at in sorted({*range(5, last, last // 4), last - 4, last}):
+    for at in sorted({*range(5, last, last // 3), last - 4, last}):
         disk = dying_at(at)
         root = tmp_path / f"killed{at}"
         with durable.use(disk), pytest.raises(BaseException):  # noqa: B017 - Killed, or what met it first

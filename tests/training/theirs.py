@@ -122,7 +122,7 @@ BOMB = b"cposix\n_exit\n(I66\ntR."
 
 @contextmanager
 def in_process() -> Iterator[None]:
-    """Do the child's work in this process, and take no snapshot."""
+    """Do the child's work in this process."""
 
     def run(layout: Layout, plan: dict[str, Any], say: Callable[[str], Any]) -> dict[str, Any]:
         return adopting.adopt(layout, json.loads(json.dumps(plan)), say)

@@ -6,7 +6,6 @@ a child process.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +18,7 @@ from nightschool.adoption.staged import staged
 from nightschool.errors import ModelError, SettingsError
 from nightschool.ledger import Ledger
 from nightschool.settings import parse_settings
+from nightschool.snapshots import holding, take
 from nightschool.snapshots.states import ORIGIN
 from nightschool.takeover import Source, find, values
 from nightschool.words import escape
@@ -68,13 +68,9 @@ def take_over(
 
 def take_origin(layout: Layout) -> None:
     """Keep what the run began with as a snapshot that retention never takes."""
-    try:
-        take = importlib.import_module("nightschool.snapshots.take").take
-    except ModuleNotFoundError:  # a release without snapshots
-        return
     now = datetime.now(UTC)
-    with durable.Lock(layout.way_back_lock, "nightschool init"), Ledger.open(layout.ledger) as ledger:
-        take(layout, ledger, name=ORIGIN, kind="origin", day=now.astimezone().date(), now=now)
+    with holding.way_back(layout, "nightschool init"), Ledger.open(layout.ledger) as ledger:
+        take.take(layout, ledger, name=ORIGIN, kind="origin", day=now.astimezone().date(), now=now)
 
 
 def _with(source: Source) -> str:
