@@ -85,7 +85,7 @@ def read_status(layout: Layout) -> Status:
         rates = forecast.read_rates(ledger, told)
         waiting = forecast.work_waiting(ledger, rates)
         everything = forecast.together(forecast.work_begun(ledger, rates, told), waiting)
-        current = _current_file(ledger, last.step if last else 0)
+        current = _current_file(ledger, done)
     word, reason, since = _state(told.get("state") or {}, running=pid is not None)
     speed = (told.get("trainer") or {}).get("tokens_per_second") if word == "training" else None
     return Status(
