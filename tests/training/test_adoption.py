@@ -251,6 +251,24 @@ def test_a_plain_adapter_begins_at_step_0(made: Callable[[str], Theirs], tmp_pat
     assert verify.report(layout).good
 
 
+def test_another_tokenizer_than_the_bases_is_told(made: Callable[[str], Theirs], tmp_path: Path) -> None:
+    run = made("lora")
+    checkpoint = copied(run, tmp_path)
+    for name in ("tokenizer.json", "chat_template.jinja"):
+        shutil.copy(run.base / name, checkpoint)
+    _, said = theirs.take_over(tmp_path / "same", checkpoint, training={"learning_rate": 3e-4})
+    assert "other tokens" not in said
+    assert "chat template is used" not in said
+    assert "Learning rate: 0.0003, as you set it." in said
+    content = json.loads((checkpoint / "tokenizer.json").read_text())
+    content["added_tokens"].append({**content["added_tokens"][-1], "id": 300, "content": "<new>"})
+    (checkpoint / "tokenizer.json").write_text(json.dumps(content))
+    (checkpoint / "chat_template.jinja").write_text("{{ messages }}")
+    _, said = theirs.take_over(tmp_path / "other", checkpoint)
+    assert "other tokens" in said
+    assert "chat template is used" in said
+
+
 def test_a_full_model_in_several_files(made: Callable[[str], Theirs], tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 

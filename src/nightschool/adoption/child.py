@@ -11,9 +11,8 @@ from typing import Any
 
 from nightschool import durable, errors
 from nightschool.errors import NightschoolError
+from nightschool.takeover import PLAN
 from nightschool.workspace import Layout
-
-PLAN = "adopt.json"
 
 
 def run(layout: Layout, plan: dict[str, Any], say: Callable[[str], Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ a child process.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -150,20 +151,35 @@ def _notes(source: Source, known: Sections) -> Iterator[str]:
             f"training.train_batch_size = {known['training']['train_batch_size']} is what went through one device at a "
             "time. With gradient accumulation or several devices a step was larger: multiply it in nightschool.toml."
         )
-    present = [path for path in sorted(source.folder.iterdir())]
     for pattern, why in NOT_CARRIED.items():
-        if any(path.match(pattern) for path in present):
+        if any(source.folder.glob(pattern)):
             yield f"Not carried: {pattern} ({why})."
-    yield from _of_the_tokenizer(source, Path(known["model"]["name"]))
+    model = known["model"]
+    yield from _of_the_tokenizer(source, basemodel.resolve(model["name"], model.get("revision")))
 
 
 def _of_the_tokenizer(source: Source, base: Path) -> Iterator[str]:
+    """What to say where the folder's own tokenizer is not the base model's, which is the one that is used."""
     template = "chat_template.jinja"
-    if not base.is_dir() or not basemodel.has_tokenizer(source.folder):
-        return
     theirs, ours = source.folder / template, base / template
     if theirs.is_file() and (not ours.is_file() or theirs.read_bytes() != ours.read_bytes()):
         yield (
-            f"The base model's tokenizer and chat template are used; {escape(theirs)} differs from the base's. To use "
-            "it, copy it to a place where it stays and set model.chat_template before the first file."
+            f"The base model's chat template is used, and {escape(theirs)} is another. To use that, make the workspace "
+            "again with `model.chat_template`, naming a copy that stays, in a file given with --settings."
         )
+    tokens = _tokens(source.folder)
+    if tokens is not None and tokens != _tokens(base):
+        yield (
+            f"The base model's tokenizer is used, and the one in {escape(source.folder)} has other tokens. If that is "
+            "the right one, put it into a copy of the base model's folder, and make the workspace again with that as "
+            "--model."
+        )
+
+
+def _tokens(folder: Path) -> Any:
+    """The vocabulary in a tokenizer.json: not its bytes, which differ from release to release. None without one."""
+    try:
+        found = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        return found["model"]["vocab"], [(token["id"], token["content"]) for token in found["added_tokens"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

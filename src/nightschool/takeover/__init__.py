@@ -2,4 +2,8 @@
 
 from nightschool.takeover.source import Source, find, read
 
-__all__ = ["Source", "find", "read"]
+__all__ = ["PLAN", "Source", "find", "read"]
+
+PLAN = "adopt.json"
+"""In `.nightschool/tmp`, for the child process that reads tensors: {"folder": what to take over, "settings": those that
+are known, "given": the user's own}."""

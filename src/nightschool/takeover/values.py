@@ -49,7 +49,9 @@ def lora_section(config: Mapping[str, Any]) -> dict[str, Any]:
             continue
         found[key] = value
     # Left out, it would mean all linear layers here.
-    found["target_modules"] = config.get("target_modules") or []
+    targets = config.get("target_modules") or []
+    # PEFT writes a set, in any order.
+    found["target_modules"] = targets if isinstance(targets, str) else sorted(targets)
     try:
         check_lora(found)
     except SettingsError as error:

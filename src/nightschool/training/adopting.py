@@ -20,7 +20,7 @@ from nightschool.errors import CheckpointError, NightschoolError
 from nightschool.ledger import Ledger, StepRow
 from nightschool.record import Record, root_digest
 from nightschool.settings import Settings, TrainingSettings, parse_settings
-from nightschool.takeover import Source, find, values
+from nightschool.takeover import PLAN, Source, find, values
 from nightschool.takeover.source import SCHEDULER
 from nightschool.training import checkpoint, determinism, model, moments, optimizer, root
 from nightschool.training.loop import Loop
@@ -30,9 +30,6 @@ from nightschool.training.weights import write_tokenizer
 
 if TYPE_CHECKING:
     from nightschool.workspace import Layout
-
-PLAN = "adopt.json"
-"""In `.nightschool/tmp`: {"folder": what to take over, "settings": those that are known, "given": the user's own}."""
 
 
 @dataclass
@@ -74,7 +71,7 @@ def adopt(layout: Layout, plan: dict[str, Any], say: Callable[[str], Any]) -> di
         SettingsError, ModelError: the settings or the base model cannot be used.
     """
     source = find(Path(plan["folder"]))
-    found = _read(source)
+    found = _read(source, plan["given"].get("training", {}).get("learning_rate"))
     sections = _together(plan["settings"], {"training": found.training}, plan["given"])
     settings = parse_settings(sections)
     say(f"Loading the base model {settings.model.name}.")
@@ -121,15 +118,15 @@ def _together(*every: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _read(source: Source) -> _Read:
-    """The optimizer's settings and state, and the learning rate to go on with."""
+def _read(source: Source, own_rate: float | None) -> _Read:
+    """The optimizer's settings and state, and the learning rate to go on with, unless the user has one of their own."""
     history = source.state.get("log_history") or []
     if not source.optimizer:
         peak = values.logged_peak(history)
         note = "The optimizer starts with fresh moments, and warms up: there is no optimizer.pt."
         if peak is None:
             return _Read({}, notes=[note])
-        return _Read({"learning_rate": peak}, notes=[note, f"Learning rate: {peak:.6g}, the highest in its log."])
+        return _Read({"learning_rate": peak}, notes=[note, _rate_note(own_rate, peak, "the highest in its log")])
     state = checkpoint.load_optimizer_state(source.folder)
     if not state["state"]:
         raise CheckpointError(
@@ -144,7 +141,7 @@ def _read(source: Source) -> _Read:
     else:
         rate, peak = scheduler
     chosen, why = values.learning_rate(rate, peak)
-    notes.append(f"Learning rate: {chosen:.6g}, {why}; constant from here on, without a new warm-up.")
+    notes.append(_rate_note(own_rate, chosen, f"{why}; constant from here on, without a new warm-up"))
     return _Read(
         {
             "optimizer": told.name, "learning_rate": chosen, "lr_scheduler_type": "constant", "warmup_steps": 0,
@@ -154,6 +151,10 @@ def _read(source: Source) -> _Read:
         state,
         notes,
     )  # fmt: skip
+
+
+def _rate_note(own: float | None, chosen: float, why: str) -> str:
+    return f"Learning rate: {chosen:.6g}, {why}." if own is None else f"Learning rate: {own:.6g}, as you set it."
 
 
 def _scheduler(source: Source) -> tuple[float, float] | None:
