@@ -139,6 +139,21 @@ def test_another_base_and_another_method(old: Layout, tmp_path: Path) -> None:
     assert not (tmp_path / "wrong").exists()
 
 
+def test_a_run_that_came_with_warm_moments_is_begun_anew_with_a_warm_up(tmp_path: Path, base: Path) -> None:
+    warm = {**SETTINGS, "training": {"lr_scheduler_type": "constant", "warmup_steps": 0}}
+    room = Workspace.create(tmp_path / "ws", str(base), **warm)
+    assert Workspace.adopt(tmp_path / "as-it-was", room.root).settings.training.warmup_steps == 0
+    with room.ledger() as ledger:
+        ledger.machine.set("root", {"adopted": {"weights": "w", "optimizer": "o", "step": 3}})
+        ledger.files.taken_over("(taken over from out/checkpoint-3)", "d", 3)
+    said: list[str] = []
+    training = Workspace.adopt(tmp_path / "new", room.root, say=said.append).settings.training
+    assert (training.lr_scheduler_type, training.warmup_steps) == ("constant_with_warmup", 100)
+    assert "- Not queued: 1 file, without data: what that run itself had taken over." in said
+    kept = Workspace.adopt(tmp_path / "own", room.root, training={"warmup_steps": 0}).settings.training
+    assert (kept.lr_scheduler_type, kept.warmup_steps) == ("constant", 0)
+
+
 def test_an_archive_that_was_changed_is_not_learned_from(old: Layout, tmp_path: Path) -> None:
     with Ledger.open(old.ledger) as ledger:
         place = next(old.root / str(row.archive) for row in ledger.files.each() if row.name == "late.jsonl")

@@ -63,6 +63,8 @@ def queue_again(
         with adding.scratch(layout) as scratch, _read_only(old, scratch) as ledger:
             rows = list(_in_order(ledger))
             left = _left_out(ledger, {row.id for row in rows})
+            if (ledger.machine.get("root") or {}).get("adopted"):
+                notes += _warming_up(values, given.get("training", {}))
         _must_be_still(old)
         say(f"Copying {_files(len(rows))}, {in_bytes(sum(row.bytes or 0 for row in rows))}.")
         with Ledger.open(layout.ledger) as ledger:
@@ -118,6 +120,17 @@ def _settings(
     parsed = parse_settings(values, "settings", base=root)
     creation.check_model(parsed.model.name, parsed.model.revision)
     return values, notes
+
+
+def _warming_up(values: dict[str, dict[str, Any]], own: Mapping[str, Any]) -> list[str]:
+    """Let a run whose predecessor came with warm moments begin as all do: it has none."""
+    training = values.get("training", {})
+    taken = {key: training[key] for key in ("lr_scheduler_type", "warmup_steps") if key in training and key not in own}
+    if taken != {"lr_scheduler_type": "constant", "warmup_steps": 0}:
+        return []
+    for key in taken:
+        del training[key]
+    return ["The learning rate warms up: that run did not, because it had taken over an optimizer's moments."]
 
 
 def _read_only(old: Layout, scratch: Path) -> Ledger:
