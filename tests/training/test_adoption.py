@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from nightschool import verify
-from nightschool.errors import CheckpointError, DataError, ModelError, NightschoolError, SettingsError, WorkspaceError
+from nightschool.errors import CheckpointError, DataError, SettingsError, WorkspaceError
 from nightschool.forecast import read_queue
 from nightschool.ledger import Ledger
 from nightschool.record import entries_of, read_record
@@ -25,35 +26,14 @@ from nightschool.training import optimizer as optimizers
 from nightschool.training.replay import replay
 from tests.training import rig, theirs
 from tests.training.conftest import RECIPE
-from tests.training.theirs import Theirs
-
-CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "lora": ("llama", "lora", {"optim": "adamw_torch"}),
-    "lora-fused-betas": ("llama", "lora", {"optim": "adamw_torch_fused", "adam_beta1": 0.8, "adam_beta2": 0.95}),
-    "full": ("llama", "full", {"optim": "adamw_torch", "adam_beta1": 0.85, "adam_beta2": 0.98, "weight_decay": 0.3}),
-    "full-gpt2": ("gpt2", "full", {"optim": "adamw_torch", "adam_epsilon": 1e-6, "lr_scheduler_type": "cosine"}),
-}
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Theirs]:
-    known: dict[str, Theirs] = {}
-
-    def get(case: str) -> Theirs:
-        if case not in known:
-            kind, method, arguments = CASES[case]
-            root = tmp_path_factory.mktemp(case)
-            known[case] = theirs.make(root, rig.make_base(root / "base", kind), method, **arguments)
-        return known[case]
-
-    return get
+from tests.training.theirs import CASES, Theirs
 
 
 @pytest.mark.parametrize("case", list(CASES))
 def test_the_next_update_is_the_trainers_own(
-    made: Callable[[str], Theirs], tmp_path: Path, case: str, record_property: Callable[[str, object], None]
+    made_by_trainer: Callable[[str], Theirs], tmp_path: Path, case: str, record_property: Callable[[str, object], None]
 ) -> None:
-    run = made(case)
+    run = made_by_trainer(case)
     before = theirs.tree(run.folder)
     wanted = theirs.train(run, tmp_path / "on", theirs.rows(7), 6, resume=run.checkpoint)
     layout, said = theirs.take_over(tmp_path / "ws", run.folder, run.base if run.method == "full" else None)
@@ -67,13 +47,40 @@ def test_the_next_update_is_the_trainers_own(
     record_property("furthest", theirs.furthest(found, wanted))
 
 
+@pytest.mark.parametrize(
+    ("kind", "lora"),
+    [
+        ("llama", {"r": 4, "target_modules": "all-linear", "use_dora": True, "modules_to_save": ["lm_head"]}),
+        # PEFT writes the frozen embeddings beside the adapter on them.
+        ("llama", {"r": 4, "target_modules": ["q_proj", "embed_tokens"]}),
+        ("gpt2", {"r": 4, "target_modules": ["c_attn", "c_proj"], "bias": "lora_only", "rank_pattern": {"c_proj": 2}}),
+    ],
+)
+def test_adapters_of_other_shapes(tmp_path: Path, kind: str, lora: dict[str, Any]) -> None:
+    run = theirs.make(tmp_path, rig.make_base(tmp_path / "base", kind), "lora", lora=lora)
+    wanted = theirs.train(run, tmp_path / "on", theirs.rows(7), 6, resume=run.checkpoint)
+    layout, _ = theirs.take_over(tmp_path / "ws", run.folder)
+    rig.add(layout, "next", theirs.packed(7))
+    found = {name: tensor.detach() for name, tensor in rig.run(layout).loop.weights.items()}
+    assert theirs.furthest(found, wanted) <= 1e-6
+
+    # Embeddings that were trained, or are another model's, are no part of what is trained here.
+    if "embed_tokens" in lora["target_modules"]:
+        path = run.checkpoint / "adapter_model.safetensors"
+        tensors = load_file(path)
+        (name,) = [name for name in tensors if "base_layer" in name]
+        save_file({**tensors, name: tensors[name] + 1e-3}, path)
+        with pytest.raises(CheckpointError, match="not part of this model"):
+            theirs.take_over(tmp_path / "other", run.folder)
+
+
 @pytest.mark.parametrize("case", ["lora", "full"])
 @pytest.mark.parametrize("spoil", ["_swapped", "_reset"])
 def test_control_with_other_moments_the_next_update_leads_elsewhere(
-    made: Callable[[str], Theirs], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, spoil: str
+    made_by_trainer: Callable[[str], Theirs], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, spoil: str
 ) -> None:
     """Two moments of one shape that change places, or none at all: the comparison above tells."""
-    run, real = made(case), moments.load
+    run, real = made_by_trainer(case), moments.load
 
     def load(optimizer: torch.optim.Optimizer, *more: Any) -> str | None:
         said = real(optimizer, *more)
@@ -102,8 +109,8 @@ def _reset(optimizer: torch.optim.Optimizer) -> None:
     optimizer.state.clear()
 
 
-def test_settings_steps_and_curve_go_on(made: Callable[[str], Theirs], tmp_path: Path) -> None:
-    run = made("lora-fused-betas")
+def test_settings_steps_and_curve_go_on(made_by_trainer: Callable[[str], Theirs], tmp_path: Path) -> None:
+    run = made_by_trainer("lora-fused-betas")
     layout, said = theirs.take_over(tmp_path / "ws", run.folder)
     settings = load_settings(layout.settings_file)
     training = settings.training
@@ -151,8 +158,8 @@ def _state(run: Theirs) -> dict[str, Any]:
     return json.loads((run.checkpoint / "trainer_state.json").read_text())
 
 
-def test_restarts_change_no_bit_of_an_adopted_run(made: Callable[[str], Theirs], tmp_path: Path) -> None:
-    run = made("lora")
+def test_restarts_change_no_bit_of_an_adopted_run(made_by_trainer: Callable[[str], Theirs], tmp_path: Path) -> None:
+    run = made_by_trainer("lora")
     one, _ = theirs.take_over(tmp_path / "one", run.folder)
     two, _ = theirs.take_over(tmp_path / "two", run.folder)
     for layout in (one, two):
@@ -167,8 +174,10 @@ def test_restarts_change_no_bit_of_an_adopted_run(made: Callable[[str], Theirs],
     assert replay(two)["equal"]
 
 
-def test_an_adopted_run_never_begins_again_from_the_bare_base(made: Callable[[str], Theirs], tmp_path: Path) -> None:
-    layout, _ = theirs.take_over(tmp_path / "ws", made("lora").folder)
+def test_an_adopted_run_never_begins_again_from_the_bare_base(
+    made_by_trainer: Callable[[str], Theirs], tmp_path: Path
+) -> None:
+    layout, _ = theirs.take_over(tmp_path / "ws", made_by_trainer("lora").folder)
     rig.add(layout, "a", theirs.packed(7))
     shutil.move(layout.checkpoint(5), tmp_path / "away")
     with pytest.raises(CheckpointError, match="not begin"):
@@ -183,9 +192,11 @@ def test_an_adopted_run_never_begins_again_from_the_bare_base(made: Callable[[st
     assert rig.outcome(layout).step == 6
 
 
-def test_the_origin_can_be_gone_back_to_and_not_be_forgotten(made: Callable[[str], Theirs], tmp_path: Path) -> None:
+def test_the_origin_can_be_gone_back_to_and_not_be_forgotten(
+    made_by_trainer: Callable[[str], Theirs], tmp_path: Path
+) -> None:
     often = {"save_steps": 1, "save_total_limit": 2}
-    layout, _ = theirs.take_over(tmp_path / "ws", made("lora").folder, checkpoints=often)
+    layout, _ = theirs.take_over(tmp_path / "ws", made_by_trainer("lora").folder, checkpoints=often)
     theirs.learn(layout, "a", 7, 3 * theirs.ROWS)
     theirs.learn(layout, "b", 8)
     whole = rig.outcome(layout)
@@ -206,22 +217,24 @@ def test_the_origin_can_be_gone_back_to_and_not_be_forgotten(made: Callable[[str
         assert (found.start, found.then, found.redo) == ("origin", 5, 1)
 
 
-def test_the_lineage_is_not_that_of_a_run_on_the_bare_base(made: Callable[[str], Theirs], tmp_path: Path) -> None:
-    layout, _ = theirs.take_over(tmp_path / "ws", made("lora").folder)
-    again, _ = theirs.take_over(tmp_path / "again", made("lora").folder, training={"learning_rate": 1e-5})
+def test_the_lineage_is_not_that_of_a_run_on_the_bare_base(
+    made_by_trainer: Callable[[str], Theirs], tmp_path: Path
+) -> None:
+    layout, _ = theirs.take_over(tmp_path / "ws", made_by_trainer("lora").folder)
+    again, _ = theirs.take_over(tmp_path / "again", made_by_trainer("lora").folder, training={"learning_rate": 1e-5})
     one, two = read_record(layout.checkpoint(5)), read_record(again.checkpoint(5))
     assert one.lineage == two.lineage
-    other, _ = theirs.take_over(tmp_path / "other", made("lora-fused-betas").folder, made("lora").base)
+    other, _ = theirs.take_over(
+        tmp_path / "other", made_by_trainer("lora-fused-betas").folder, made_by_trainer("lora").base
+    )
     assert read_record(other.checkpoint(5)).lineage != one.lineage
     assert load_settings(again.settings_file).training.learning_rate == 1e-5
 
 
-def copied(run: Theirs, tmp_path: Path) -> Path:
-    return shutil.copytree(run.folder, tmp_path / "copy") / run.checkpoint.name
-
-
-def test_an_adapter_without_optimizer_state_warms_up_and_says_so(made: Callable[[str], Theirs], tmp_path: Path) -> None:
-    checkpoint = copied(made("lora"), tmp_path)
+def test_an_adapter_without_optimizer_state_warms_up_and_says_so(
+    made_by_trainer: Callable[[str], Theirs], tmp_path: Path
+) -> None:
+    checkpoint = theirs.copied(made_by_trainer("lora"), tmp_path)
     (checkpoint / "optimizer.pt").unlink()
     layout, said = theirs.take_over(tmp_path / "ws", checkpoint)
     assert "fresh moments" in said
@@ -229,12 +242,12 @@ def test_an_adapter_without_optimizer_state_warms_up_and_says_so(made: Callable[
     theirs.learn(layout, "a", 7, 3 * theirs.ROWS)
     rates = [rate for step, _, rate in rig.outcome(layout).curve if step > 5]
     # The peak is the highest in its log; the warm-up of a hundred steps begins here.
-    peak = max(row["learning_rate"] for row in _state(made("lora"))["log_history"] if "loss" in row)
+    peak = max(row["learning_rate"] for row in _state(made_by_trainer("lora"))["log_history"] if "loss" in row)
     assert rates == pytest.approx([0.0, peak / 100, 2 * peak / 100])
 
 
-def test_a_plain_adapter_begins_at_step_0(made: Callable[[str], Theirs], tmp_path: Path) -> None:
-    run, plain = made("lora"), tmp_path / "adapter"
+def test_a_plain_adapter_begins_at_step_0(made_by_trainer: Callable[[str], Theirs], tmp_path: Path) -> None:
+    run, plain = made_by_trainer("lora"), tmp_path / "adapter"
     plain.mkdir()
     for name in ("adapter_model.safetensors", "adapter_config.json"):
         shutil.copy(run.checkpoint / name, plain)
@@ -251,9 +264,9 @@ def test_a_plain_adapter_begins_at_step_0(made: Callable[[str], Theirs], tmp_pat
     assert verify.report(layout).good
 
 
-def test_another_tokenizer_than_the_bases_is_told(made: Callable[[str], Theirs], tmp_path: Path) -> None:
-    run = made("lora")
-    checkpoint = copied(run, tmp_path)
+def test_another_tokenizer_than_the_bases_is_told(made_by_trainer: Callable[[str], Theirs], tmp_path: Path) -> None:
+    run = made_by_trainer("lora")
+    checkpoint = theirs.copied(run, tmp_path)
     for name in ("tokenizer.json", "chat_template.jinja"):
         shutil.copy(run.base / name, checkpoint)
     _, said = theirs.take_over(tmp_path / "same", checkpoint, training={"learning_rate": 3e-4})
@@ -269,11 +282,11 @@ def test_another_tokenizer_than_the_bases_is_told(made: Callable[[str], Theirs],
     assert "chat template is used" in said
 
 
-def test_a_full_model_in_several_files(made: Callable[[str], Theirs], tmp_path: Path) -> None:
+def test_a_full_model_in_several_files(made_by_trainer: Callable[[str], Theirs], tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    run = made("full")
-    checkpoint = copied(run, tmp_path)
+    run = made_by_trainer("full")
+    checkpoint = theirs.copied(run, tmp_path)
     model = AutoModelForCausalLM.from_pretrained(checkpoint)
     (checkpoint / "model.safetensors").unlink()
     model.save_pretrained(checkpoint, max_shard_size="40KB")
@@ -282,17 +295,17 @@ def test_a_full_model_in_several_files(made: Callable[[str], Theirs], tmp_path: 
     assert theirs.furthest(theirs.saved(layout.checkpoint(5)), theirs.saved(run.checkpoint)) == 0
 
 
-def test_a_full_model_needs_its_base_to_be_named(made: Callable[[str], Theirs], tmp_path: Path) -> None:
+def test_a_full_model_needs_its_base_to_be_named(made_by_trainer: Callable[[str], Theirs], tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="--model"):
-        theirs.take_over(tmp_path / "ws", made("full").folder)
+        theirs.take_over(tmp_path / "ws", made_by_trainer("full").folder)
     assert not (tmp_path / "ws").exists()
 
 
-def test_the_groups_of_older_releases_are_put_in_order(made: Callable[[str], Theirs]) -> None:
+def test_the_groups_of_older_releases_are_put_in_order(made_by_trainer: Callable[[str], Theirs]) -> None:
     """They gave weight decay to norms that are not LayerNorms; the file does not say which release it was."""
     from transformers.trainer_pt_utils import get_parameter_names
 
-    run = made("full")
+    run = made_by_trainer("full")
     model = theirs.model_of(run.base, "full", {})
     names = [name for name, _ in model.named_parameters()]
     decayed = [name for name in names if name in set(get_parameter_names(model, [torch.nn.LayerNorm]))]
@@ -316,119 +329,13 @@ def test_the_groups_of_older_releases_are_put_in_order(made: Callable[[str], The
         assert float(optimizer.state[parameter]["step"]) == 5
 
 
-def test_what_the_folder_decides_cannot_be_chosen_anew(made: Callable[[str], Theirs], tmp_path: Path) -> None:
-    folder = made("lora").folder
-    changes: list[dict[str, Any]] = [
-        {"training": {"method": "full"}}, {"lora": {"r": 2}}, {"training": {"optimizer": "sgd"}},
-    ]  # fmt: skip
-    for change in changes:
-        with pytest.raises(SettingsError):
-            theirs.take_over(tmp_path / "ws", folder, **change)
-    assert not (tmp_path / "ws").exists()
-
-
-# What does not fit is refused, and nothing is left.
-
-
-def spoil_optimizer(checkpoint: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    state = torch.load(checkpoint / "optimizer.pt", weights_only=True)
-    change(state)
-    torch.save(state, checkpoint / "optimizer.pt")
-
-
-def _wrong_shape(state: dict[str, Any]) -> None:
-    state["state"][3]["exp_avg"] = torch.zeros(2, 3)
-
-
-def _one_group(state: dict[str, Any]) -> None:
-    state["param_groups"] = [{**state["param_groups"][0], "params": list(range(len(state["state"])))}]
-
-
-def _one_parameter_fewer(state: dict[str, Any]) -> None:
-    last = state["param_groups"][0]["params"].pop()
-    del state["state"][last]
-
-
-def _others_decay(state: dict[str, Any]) -> None:
-    first, second = state["param_groups"]
-    second["params"].append(first["params"].pop())
-    second["weight_decay"] = 0.1
-
-
-def _momentum(state: dict[str, Any]) -> None:
-    for number in state["state"]:
-        state["state"][number] = {"momentum_buffer": state["state"][number]["exp_avg"]}
-
-
-def _adam(state: dict[str, Any]) -> None:
-    state["param_groups"][0]["decoupled_weight_decay"] = False
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (_wrong_shape, "has shape"),
-        (_one_group, "1 parameter group"),
-        (_one_parameter_fewer, "parameters with weight decay"),
-        (_others_decay, "weight decay"),
-        (_momentum, "momentum_buffer"),
-        (_adam, "decoupled_weight_decay"),
-    ],
-)
-def test_moments_that_do_not_fit_are_refused(
-    made: Callable[[str], Theirs], tmp_path: Path, change: Callable[[dict[str, Any]], Any], words: str
-) -> None:
-    checkpoint = copied(made("lora"), tmp_path)
-    spoil_optimizer(checkpoint, change)
-    with pytest.raises(CheckpointError, match=words):
-        theirs.take_over(tmp_path / "ws", checkpoint)
-    assert not (tmp_path / "ws").exists()
-
-
-def test_a_pickle_in_place_of_the_optimizer_is_never_opened(made: Callable[[str], Theirs], tmp_path: Path) -> None:
-    import zipfile
-
-    checkpoint = copied(made("lora"), tmp_path)
-    with zipfile.ZipFile(checkpoint / "optimizer.pt", "w") as archive:
-        archive.writestr("optimizer/data.pkl", theirs.BOMB)
-        archive.writestr("optimizer/version", "3")
-    with pytest.raises(CheckpointError, match="never unpickled"):
-        theirs.take_over(tmp_path / "ws", checkpoint)
-    shutil.copy(made("lora").checkpoint / "optimizer.pt", checkpoint)
-    (checkpoint / "scheduler.pt").write_bytes(theirs.BOMB)
-    layout, said = theirs.take_over(tmp_path / "ws", checkpoint)
-    assert "scheduler.pt is missing or cannot be read" in said
-    # The same rate is in optimizer.pt.
-    assert load_settings(layout.settings_file).training.learning_rate == pytest.approx(1.5e-3)
-
-
-def test_a_rate_at_the_end_of_its_schedule_is_not_gone_on_with(made: Callable[[str], Theirs], tmp_path: Path) -> None:
-    checkpoint = copied(made("lora"), tmp_path)
-    state = torch.load(checkpoint / "scheduler.pt", weights_only=True)
-    torch.save({**state, "_last_lr": [1e-4, 1e-4]}, checkpoint / "scheduler.pt")
-    layout, said = theirs.take_over(tmp_path / "ws", checkpoint)
-    assert load_settings(layout.settings_file).training.learning_rate == 2e-3
-    assert "less than a tenth" in said
-
-
-def test_another_base_is_found_out(made: Callable[[str], Theirs], tmp_path: Path) -> None:
-    other = rig.make_base(tmp_path / "wide", "gpt2")
-    with pytest.raises(NightschoolError):
-        theirs.take_over(tmp_path / "ws", made("lora").folder, other)
-    checkpoint = copied(made("lora"), tmp_path)
-    config = json.loads((checkpoint / "adapter_config.json").read_text())
-    (checkpoint / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "/gone/away"}))
-    with pytest.raises(ModelError, match="--model"):
-        theirs.take_over(tmp_path / "ws", checkpoint)
-
-
 def test_f_killed_at_any_change_leaves_no_workspace_that_looks_whole(
-    made: Callable[[str], Theirs], tmp_path: Path
+    made_by_trainer: Callable[[str], Theirs], tmp_path: Path
 ) -> None:
     """After each, the same command makes it; nothing of the attempt before is taken for part of it."""
     from nightschool import durable
 
-    folder = made("lora").folder
+    folder = made_by_trainer("lora").folder
     counting = rig.Mortal(None, None)
     with durable.use(counting):
         theirs.take_over(tmp_path / "whole", folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +28,15 @@ OURS: dict[str, dict[str, Any]] = {
     "model": {"device": "cpu"}, "numerics": {"threads": 1}, "inbox": {"gather_rows": 0},
     "checkpoints": {"save_steps": 5},
 }  # fmt: skip
+
+
+CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "lora": ("llama", "lora", {"optim": "adamw_torch"}),
+    "lora-fused-betas": ("llama", "lora", {"optim": "adamw_torch_fused", "adam_beta1": 0.8, "adam_beta2": 0.95}),
+    "full": ("llama", "full", {"optim": "adamw_torch", "adam_beta1": 0.85, "adam_beta2": 0.98, "weight_decay": 0.3}),
+    "full-gpt2": ("gpt2", "full", {"optim": "adamw_torch", "adam_epsilon": 1e-6, "lr_scheduler_type": "cosine"}),
+}
+"""Kind of base, method, and arguments of the Trainer."""
 
 
 @dataclass
@@ -177,3 +187,7 @@ def tree(folder: Path) -> dict[str, tuple[Any, ...]]:
         content = path.read_bytes() if path.is_file() else None
         found[str(path.relative_to(folder))] = (state.st_mode, state.st_mtime_ns, state.st_ino, state.st_nlink, content)
     return found
+
+
+def copied(run: Theirs, tmp_path: Path) -> Path:
+    return shutil.copytree(run.folder, tmp_path / "copy") / run.checkpoint.name

@@ -65,7 +65,7 @@ def load_trainable(model: Any, method: str, folder: Path) -> None:
     if method == "lora":
         path = folder / ADAPTER_WEIGHTS
         target = adapter_state_for_export(model, live)
-        _copy(_read(path), target, path)
+        _copy(_without_frozen(_read(path), target, model), target, path)
         return
     path = folder / FULL_WEIGHTS
     # Others write large models in several files, which transformers' own loader puts together.
@@ -75,6 +75,19 @@ def load_trainable(model: Any, method: str, folder: Path) -> None:
         converted = _converted(model, folder)
         saved = saved if converted is None else converted
     _copy(saved, live, path)
+
+
+def _without_frozen(saved: dict[str, Tensor], target: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Without what others save beside an adapter on embeddings: the base's own weights, where they are still those."""
+    live = dict(model.named_parameters()) if saved.keys() - target.keys() else {}
+
+    def is_the_bases(name: str, tensor: Tensor) -> bool:
+        own = live.get(name)
+        if own is None or own.requires_grad or own.shape != tensor.shape:
+            return False
+        return torch.equal(own.detach().cpu(), tensor.to(own.dtype))
+
+    return {name: tensor for name, tensor in saved.items() if name in target or not is_the_bases(name, tensor)}
 
 
 def write_model(model: Any, method: str, host_state: Mapping[str, Tensor], folder: Path) -> None:
