@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from nightschool.snapshots.purge import Trace
     from nightschool.snapshots.retention import Verdict
     from nightschool.snapshots.rollback import Later, Plan
+    from nightschool.snapshots.second import Summary
     from nightschool.snapshots.states import Snapshot
 
 Priority = Literal["high", "normal", "low"]
@@ -308,42 +309,6 @@ class Workspace:
         with self.ledger() as ledger:
             return ledger.checkpoints.listing()
 
-    def snapshot(
-        self, name: str | None = None, *, patience: float = 600.0, told: Callable[[str], Any] | None = None
-    ) -> Snapshot:
-        """Take a snapshot now, of the newest state, and return it. A trainer at work saves first, and goes on.
-
-        Args:
-            name: what to call it, and its folder in `snapshots/`; the local time if not given.
-            patience: seconds to wait for the trainer, and for whoever else takes or goes back to a saved state.
-            told: called with each thing that is waited for, in a sentence.
-
-        Raises:
-            SettingsError: it cannot be called so.
-            CheckpointError: nothing has been saved yet, or what was is damaged.
-            BusyError: somebody else was at saved states for too long.
-            StorageError: the disk refuses, or there is a snapshot of that name; nothing was left behind.
-        """
-        from nightschool.snapshots import byhand
-
-        return byhand.take_now(self.layout, name, _utc_now().astimezone(), patience, told or (lambda _: None))
-
-    def snapshots(self) -> list[Listed]:
-        """Every snapshot with its size, what is wrong with it, and whether retention keeps it; by step, not by time."""
-        from nightschool.snapshots.listing import listing
-
-        return listing(self.layout, self.settings.snapshots, _utc_now().astimezone().date())
-
-    def prune(self, *, dry_run: bool = False) -> list[Verdict]:
-        """Remove the snapshots that retention lets go of, and return what was decided about them.
-
-        Raises:
-            BusyError: somebody else is at saved states.
-        """
-        from nightschool.snapshots import byhand
-
-        return byhand.prune_now(self.layout, self.settings.snapshots, _utc_now().astimezone().date(), dry_run)
-
     def rollback(
         self, to: str | int, later: Later = "again", *, dry_run: bool = False, waiting: Callable[[str], Any] = print
     ) -> Plan:
@@ -410,6 +375,53 @@ class Workspace:
     def _second_place(self) -> Path | None:
         place = self.settings.snapshots.copy_to
         return Path(place) if place else None
+
+    def snapshot(
+        self, name: str | None = None, *, patience: float = 600.0, told: Callable[[str], Any] | None = None
+    ) -> Snapshot:
+        """Take a snapshot now, of the newest state, and return it. A trainer at work saves first, and goes on.
+
+        Args:
+            name: what to call it, and its folder in `snapshots/`; the local time if not given.
+            patience: seconds to wait for the trainer, and for whoever else takes or goes back to a saved state.
+            told: called with each thing that is waited for, in a sentence.
+
+        Raises:
+            SettingsError: it cannot be called so.
+            CheckpointError: nothing has been saved yet, or what was is damaged.
+            BusyError: somebody else was at saved states for too long.
+            StorageError: the disk refuses, or there is a snapshot of that name; nothing was left behind.
+        """
+        from nightschool.snapshots import byhand
+
+        now, say = _utc_now().astimezone(), told or (lambda _: None)
+        return byhand.take_now(self.layout, self.settings.snapshots, name, now, patience, say)
+
+    def copy_snapshots(self) -> Summary | None:
+        """Bring the second place (`snapshots.copy_to`) up to date; None without one, or if the running machine does it.
+
+        Raises:
+            StorageError: it is not there, is another workspace's, or the disk refuses.
+        """
+        from nightschool.snapshots import byhand
+
+        return byhand.copy_now(self.layout, self.settings.snapshots, _utc_now().astimezone().date())
+
+    def snapshots(self) -> list[Listed]:
+        """Every snapshot with its size, what is wrong with it, and whether retention keeps it; by step, not by time."""
+        from nightschool.snapshots.listing import listing
+
+        return listing(self.layout, self.settings.snapshots, _utc_now().astimezone().date())
+
+    def prune(self, *, dry_run: bool = False) -> list[Verdict]:
+        """Remove the snapshots that retention lets go of, and return what was decided about them.
+
+        Raises:
+            BusyError: somebody else is at saved states.
+        """
+        from nightschool.snapshots import byhand
+
+        return byhand.prune_now(self.layout, self.settings.snapshots, _utc_now().astimezone().date(), dry_run)
 
     def pause(self) -> None:
         """Let the trainer save and end, which frees the GPU, until `resume`. Files are still taken in."""

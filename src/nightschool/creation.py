@@ -59,7 +59,7 @@ def rendered(values: dict[str, dict[str, Any]], root: Path) -> str:
 
 
 def must_be_free(layout: Layout) -> None:
-    """Raise WorkspaceError unless a workspace can be made there."""
+    """Raise WorkspaceError unless a workspace may be made there."""
     root = layout.root
     if layout.settings_file.exists():
         raise WorkspaceError(f"{root} is a workspace already. Use it, or name another folder.")

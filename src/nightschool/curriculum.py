@@ -14,9 +14,10 @@ import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Part(NamedTuple):
@@ -221,6 +222,8 @@ def order(seed: int, data_digest: str, epoch: int, sequences: int) -> np.ndarray
     number generators", OOPSLA 2014). A library's generator would be shorter, but none promises the same permutation
     in its next release, and the order is part of the lineage.
     """
+    import numpy as np  # here, because the supervisor reads curricula and does without
+
     key = hashlib.sha256(f"{seed}/{data_digest}/{epoch}".encode()).digest()
     x = np.arange(1, sequences + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.frombuffer(key[:8], "<u8")[0]
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

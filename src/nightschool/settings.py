@@ -162,9 +162,21 @@ class SnapshotSettings(_Section):
     keep_daily: int = _setting("operational", "Daily snapshots kept, the newest ones.", default=14, ge=1)
     keep_weekly: int = _setting("operational", "Weeks of which the last snapshot is kept.", default=8, ge=0)
     keep_monthly: int = _setting("operational", "Months of which the last snapshot is kept.", default=12, ge=0)
+    keep_undone: int = _setting(
+        "operational", "Rollbacks and forgettings whose old checkpoints are kept, the latest ones.", default=3, ge=1
+    )
     copy_to: Optional = _setting(
         "operational", "Folder on another disk that gets a copy of snapshots and archive after each.", default=None
     )
+
+
+class MachineSettings(_Section):
+    """[machine]: how `nightschool run` watches over its work."""
+
+    hang_minutes: float = _setting(
+        "operational", "A trainer that finishes no step for so long is ended and started again. 0: never.",
+        default=30, ge=0,
+    )  # fmt: skip
 
 
 class NumericsSettings(_Section):
@@ -205,6 +217,7 @@ class Settings(_Section):
     inbox: InboxSettings = Field(default_factory=InboxSettings)
     checkpoints: CheckpointSettings = Field(default_factory=CheckpointSettings)
     snapshots: SnapshotSettings = Field(default_factory=SnapshotSettings)
+    machine: MachineSettings = Field(default_factory=MachineSettings)
     numerics: NumericsSettings = Field(default_factory=NumericsSettings)
     log: LogSettings = Field(default_factory=LogSettings)
 

@@ -1,4 +1,4 @@
-"""`verify`: is it working? One report over checkpoints, file boundaries and resumes. Reads only; imports no torch."""
+"""`verify`: is it working? Checkpoints, snapshots, file boundaries, resumes. Reads only; imports no torch."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from nightschool.curriculum import Entry
 from nightschool.errors import CheckpointError, VerifyError
 from nightschool.ledger import Ledger
 from nightschool.record import belongs, entries_of, read_record, root_digest
+from nightschool.snapshots import inspection
+from nightschool.snapshots.inspection import SnapshotReport
 from nightschool.workspace import Layout
 
 AROUND = 5
@@ -57,6 +59,8 @@ class Report:
     numerics: list[dict[str, Any]]
     missing_steps: int
     problems: list[str] = field(default_factory=list)
+    snapshots: list[SnapshotReport] = field(default_factory=list)
+    archive_files: int | None = None
     replay: dict[str, Any] | None = None
 
     @property
@@ -69,8 +73,13 @@ class Report:
         return {**asdict(self), "good": self.good}
 
 
-def report(layout: Layout, *, replay: bool = False) -> Report:
-    """Look at everything. With `replay`, also train again between the two newest checkpoints and compare the bits.
+def report(layout: Layout, *, replay: bool = False, deep: bool = False) -> Report:
+    """Look at everything.
+
+    Args:
+        layout: the workspace.
+        replay: also train again between the two newest checkpoints and compare the bits.
+        deep: read every byte of the snapshots and of the archive too, not only of the checkpoints.
 
     Raises:
         VerifyError: the replay could not be done.
@@ -99,6 +108,12 @@ def report(layout: Layout, *, replay: bool = False) -> Report:
             problems.append(f"{missing} of {step} steps have no row in the ledger: the loss curve has holes.")
         if not checkpoints and ledger.checkpoints.newest() is not None:
             problems.append(f"The run has saved checkpoints, and {layout.current_model} holds none.")
+        snapshots = inspection.inspect(layout, stored, entries, deep)
+        problems += [f"Snapshot {one.name}: {one.problem}." for one in snapshots if one.problem]
+        gone = inspection.missing(layout, ledger)
+        problems += [gone] if gone else []
+        files, wrong = inspection.archive_problems(layout, ledger) if deep else (None, [])
+        problems += wrong
         lineage = curriculum.lineage(root, entries, step) if root and step <= curriculum.total_steps(entries) else None
         resumes = [{"at": e.at, **e.fields} for e in ledger.events.of_kind("resumed")]
         numerics = [{"at": e.at, **e.fields} for e in ledger.events.of_kind("numerics")]
@@ -111,6 +126,8 @@ def report(layout: Layout, *, replay: bool = False) -> Report:
         numerics=numerics,
         missing_steps=missing,
         problems=problems,
+        snapshots=snapshots,
+        archive_files=files,
         replay=_replay(layout) if replay else None,
     )
 

@@ -24,6 +24,7 @@ COMMANDS = (
     "snapshots",
     "rollback",
     "forget",
+    "restore",
     "pause",
     "resume",
     "stop",

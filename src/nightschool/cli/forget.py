@@ -71,7 +71,7 @@ def _print(plan: Plan, replace: Path | None, gone: list[str]) -> None:
     if replace is not None:
         print(f"{escape(replace.name)} takes its place.")
     print_cost(plan)
-    if plan.seconds is not None and plan.redo:
+    if plan.seconds is not None and plan.seconds > 3600:
         print(f"That is {count(math.ceil(plan.seconds / 3600 / NIGHT_HOURS), 'night')} of {NIGHT_HOURS} hours.")
     if plan.redo and not gone:
         print("The model in use stays as it is until the new one has caught up.")

@@ -71,12 +71,9 @@ def rollback(
 
 def _print(plan: Plan) -> None:
     to = f"{plan.start} (step {plan.then:,})" if plan.start else "the base model (step 0)"
-    if plan.then > plan.now:
-        print(f"Forward to {escape(to)}; the run stands at step {plan.now:,} now.")
-    else:
-        print(f"Back to {escape(to)}; the run stands at step {plan.now:,} now.")
+    print(f"{'On' if plan.then > plan.now else 'Back'} to {escape(to)}; the run stands at step {plan.now:,} now.")
     print_undone(plan)
-    if plan.undone:
+    if plan.undone and (plan.redo or plan.later != "again"):
         print(
             {
                 "again": "They are trained again, in the same order and under the same settings.",
@@ -92,7 +89,7 @@ def print_undone(plan: Plan) -> None:
     if not plan.undone:
         print("Nothing that was learned is undone.")
         return
-    print(f"{count(plan.now - min(plan.then, plan.now), 'step')} undone, of {count(len(plan.undone), 'file')}:")
+    print(f"{count(plan.now - plan.kept, 'step')} undone, of {count(len(plan.undone), 'file')}:")
     for one in plan.undone[:FILES_SHOWN]:
         print(f"  {escape(one.name)}: {one.steps:,} of {one.of:,} steps")
     if len(plan.undone) > FILES_SHOWN:

@@ -49,11 +49,11 @@ def _lines(found: Status) -> list[tuple[str, str]]:
     saved = found.last_checkpoint
     text = f"{saved['path']}, {local_time(saved['written_at'])}" if saved else "none yet"
     lines.append(("checkpoint", text))
+    if found.catching_up is not None:
+        lines.append(("in use", f"the model from before a file was forgotten, until step {found.catching_up:,}"))
     kept = found.last_snapshot
     if kept:
         lines.append(("snapshot", f"{kept['path']} (step {kept['step']:,}), {local_time(kept['taken_at'])}"))
-    if found.catching_up is not None:
-        lines.append(("in use", f"the model from before a file was forgotten, until step {found.catching_up:,}"))
     if found.prepared_bytes:
         lines.append(("prepared", f"{in_bytes(found.prepared_bytes)} of tokenised data"))
     if found.lineage:

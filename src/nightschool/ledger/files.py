@@ -298,6 +298,12 @@ class Files:
         )
         return found[0] if found else None
 
+    def set_option(self, id: int, key: str, value: Any) -> None:
+        """Set one of a file's own settings."""
+        with self._database.transaction():
+            options = encode({**self.get(id).options, key: value})
+            self._database.write("UPDATE files SET options = ? WHERE id = ?", (options, id))
+
     def take_place(self, id: int, of: int) -> None:
         """Let a waiting file stand in the queue where the file `of` stood."""
         self._database.write(

@@ -42,6 +42,7 @@ class Plan:
         cut: what is to be done.
         now: steps done before it.
         then: steps done after it.
+        kept: of the steps done now, how many stay.
         start: name of the state that is gone back to; None for the base model.
         undone: files of which steps are undone, in the order they were learned.
         later: what becomes of them.
@@ -52,6 +53,7 @@ class Plan:
     cut: Cut
     now: int
     then: int
+    kept: int
     start: str | None
     undone: list[Undone]
     later: Later
@@ -190,7 +192,9 @@ def summed_up(ledger: Ledger, cut: Cut, undone: Iterable[Undone], later: Later =
     rates = read_rates(ledger, ledger.machine.all())
     seconds = redo * rates.step_seconds if rates.step_seconds is not None else None
     start = cut.start.name if cut.start else None
-    return Plan(cut, steps_done(ledger), cut.step, start, list(undone), later, redo, seconds)
+    now = steps_done(ledger)
+    kept = min(now, cut.step, curriculum.common_steps(cut.entries, entries_of(ledger)))
+    return Plan(cut, now, cut.step, kept, start, list(undone), later, redo, seconds)
 
 
 def require_bytes(layout: Layout, ledger: Ledger, cut: Cut) -> None:

@@ -5,7 +5,7 @@
       adapter_model…        the model, so that the folder loads as it stands: further links to the same files
       tokenizer…            tokenizer and chat template, copied from `current_model/`
       ledger.db             the ledger, through SQLite's backup
-      nightschool.toml      the settings
+      nightschool.toml      the settings, and the chat template if they name one
       MANIFEST.json         written last: sizes, hashes and what the snapshot is
 
 It is staged under a temporary name and renamed: complete or absent. What is linked costs no room until the trainer's
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 LAST = "last_snapshot"
 """The machine row for `status`: {"name", "step", "path", "taken_at"} of the one taken last."""
+TEMPLATE = "chat_template.source"
+"""The chat template that the settings name, where they name one: on another machine it would be missing."""
 TRIES = 5
 """How often to begin again because the trainer removed the checkpoint that was being linked."""
 TAKEN_WORDS = frozenset({"latest", "current", "undo", "base", "undone", "all", "none"})
@@ -215,6 +217,7 @@ def _fill(layout: Layout, ledger: Ledger, chosen: Saved, staged: Path, told: Sna
         _second_name(inner / name, staged / name, name, copied, known)
     _add_tokenizer(layout.current_model, staged, set(model))
     durable.copy_file(layout.settings_file.resolve(), staged / SETTINGS_NAME)
+    _add_template(layout, staged)
     ledger.backup_to(staged / states.LEDGER)
     for path in staged.rglob("*"):
         if path.is_file():
@@ -240,6 +243,16 @@ def _add_tokenizer(source: Path, staged: Path, there: set[str]) -> None:
         target = staged / path.name
         if path.is_file() and path.name not in there and not target.exists():
             durable.copy_file(path, target)
+
+
+def _add_template(layout: Layout, staged: Path) -> None:
+    from nightschool.settings import load_settings
+
+    # Settings that cannot be read now, or a template that is gone, are no reason to have no snapshot.
+    with suppress(SettingsError, durable.NotRegular):
+        named = load_settings(layout.settings_file).model.chat_template
+        if named and Path(named).is_file():
+            durable.copy_file(Path(named).resolve(), staged / TEMPLATE)
 
 
 def _compare(made: Mapping[str, durable.Copied], listed: Mapping[str, durable.Copied], inner: str) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nightschool import basemodel, curriculum, durable, logs, schedule
-from nightschool.errors import CheckpointError, NightschoolError, StorageError, TrainingError
+from nightschool.errors import CheckpointError, FileError, NightschoolError, StorageError, TrainingError
 from nightschool.intake.prepared import HOLDOUT, PreparedReader
 from nightschool.ledger import Ledger, StepRow
 from nightschool.record import Record, root_digest
@@ -229,7 +229,9 @@ class Trainer:
                 done = self.loop.done
                 log.info("Learning %s again: %d steps (%d to %d).", name, entry.steps, done + 1, done + entry.steps)
             self.narrator.begin(name, entry.length)
-            self._phase("training")
+            self.progress.entry, self.progress.phase = place.index, "training"
+            # Now, and not soon: if this file ends the process, the supervisor must know which it was.
+            self.ledger.machine.set("trainer", self._status())
         try:
             result = self.loop.step()
         except RuntimeError as error:
@@ -241,7 +243,7 @@ class Trainer:
         self.any_applied = self.any_applied or result.applied
         if result.ends_entry:
             if not self.any_applied:
-                raise TrainingError(
+                raise FileError(
                     f"No step on file {self.progress.file} gave a finite loss and gradient, so nothing was learned "
                     "from it and it is not called learned. Look at its rows; the last checkpoint is from before it."
                 )
@@ -311,7 +313,7 @@ class Trainer:
         self.not_finite += 1
         log.warning("Step %d: the loss or gradient is not finite; its update was not applied.", result.step)
         if self.not_finite >= NOT_FINITE_LIMIT:
-            raise TrainingError(
+            raise FileError(
                 f"{NOT_FINITE_LIMIT} steps in a row gave a loss or gradient that is not finite, the last at step "
                 f"{result.step} on file {self.progress.file}. None of them was applied, and the last checkpoint is "
                 "from before them. Look at the file's rows. A file's settings are frozen once it has begun: to train "
@@ -388,7 +390,7 @@ class Trainer:
         if self.progress.phase != phase:
             self.progress.phase = phase
             if phase == "waiting":
-                self.progress.file = self.progress.seconds_left = None
+                self.progress.entry = self.progress.file = self.progress.seconds_left = None
             self.recorder.tell()
 
     def _status(self) -> dict[str, Any]:
