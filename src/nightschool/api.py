@@ -87,6 +87,37 @@ class Workspace:
         return cls(create(Path(folder), model, settings))
 
     @classmethod
+    def adopt(
+        cls,
+        folder: str | os.PathLike[str],
+        source: str | os.PathLike[str],
+        model: str | None = None,
+        *,
+        say: Callable[[str], Any] | None = None,
+        **settings: Mapping[str, Any],
+    ) -> Workspace:
+        """Make a new workspace in `folder` from what `source` holds, which is only read.
+
+        From the output folder of a Hugging Face Trainer, or one `checkpoint-N` of it: the run goes on from its newest
+        whole state. From another workspace: all its files wait again, in the order in which it learned them.
+
+        Args:
+            folder: where; empty or not there. Made whole or not at all.
+            source: the folder to go on from.
+            model: the base model, if another than `source` names.
+            say: called with each line on progress, on what was carried and what was not.
+            settings: sections of `nightschool.toml` over those that follow from `source`.
+
+        Raises:
+            CheckpointError: `source` holds no state that can be taken over, or it does not fit the model.
+            SettingsError, ModelError: it was trained with what is not offered here, or its base model is not found.
+            WorkspaceError: `folder` holds something.
+        """
+        from nightschool.adoption import adopt
+
+        return cls(adopt(Path(folder), Path(source), model, settings, say).layout)
+
+    @classmethod
     def open(cls, folder: str | os.PathLike[str] | None = None) -> Workspace:
         """The workspace at or above `folder` (default: the current one).
 

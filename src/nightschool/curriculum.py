@@ -76,6 +76,11 @@ class Entry:
         return self.stop - self.start
 
     @property
+    def adopted(self) -> bool:
+        """Whether this stands for steps that were done elsewhere, before the run began here. It is never trained."""
+        return "adopted" in self.settings
+
+    @property
     def length(self) -> int:
         """Steps the whole of the files takes."""
         return full_length(self.sequences, self.settings["train_batch_size"], self.settings["epochs"])
@@ -253,9 +258,12 @@ def schedule_origin(entries: Sequence[Entry], index: int) -> int:
     """Steps done when the learning-rate schedule of entry `index` began: 0, or the start of the last entry that resets.
 
     An entry with `carry_optimizer` false begins with fresh moments and a new warm-up; ranges of one file count once.
+    So does what follows an adopted state that came without moments.
     """
     for at in range(index, -1, -1):
         entry = entries[at]
+        if entry.adopted and not entry.settings["adopted"]["moments"]:
+            return first_step(entries, at) + entry.steps
         continues = at > 0 and entries[at - 1].key() == entry.key() and entries[at - 1].stop == entry.start
         if not entry.settings["carry_optimizer"] and not continues:
             return first_step(entries, at)

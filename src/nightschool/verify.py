@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
@@ -98,8 +99,11 @@ def report(layout: Layout, *, replay: bool = False, deep: bool = False) -> Repor
         boundaries = _boundaries(ledger, entries)
         last = ledger.steps.last()
         step = max([one.step for one in checkpoints if not one.problem] + [last.step if last else 0])
+        # Of what was done elsewhere, only what was logged there is known: gaps in that are no holes.
+        elsewhere = sum(entry.steps for entry in entries if entry.adopted)
         unrecorded = _lost(ledger, step)
-        missing = step - sum(len(page) for page in ledger.steps.losses(after=0)) - unrecorded
+        recorded = sum(len(page) for page in ledger.steps.losses(after=elsewhere))
+        missing = max(0, step - elsewhere - recorded - unrecorded)
         problems = [f"{c.name}: {c.problem}" for c in checkpoints if c.problem]
         lost = [b for b in boundaries if b.carried is False]
         problems += [f"The state did not carry over from {b.before} to {b.after}." for b in lost]
@@ -186,7 +190,8 @@ def _boundaries(ledger: Ledger, entries: list[Entry]) -> list[BoundaryReport]:
 
 
 def _mean(ledger: Ledger, first: int, last: int) -> float | None:
-    losses = [row.loss for row in ledger.steps.range(max(1, first), last) if row.flags == ""]
+    rows = ledger.steps.range(max(1, first), last)
+    losses = [row.loss for row in rows if "not-finite" not in row.flags and math.isfinite(row.loss)]
     return sum(losses) / len(losses) if losses else None
 
 

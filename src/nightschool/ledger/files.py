@@ -24,6 +24,9 @@ HIGH, NORMAL, LOW = 0, 1, 2
 ENTER_PAGE = 2000
 """Files entered or asked for in one go: a hundred thousand at once would keep the trainer's commits waiting."""
 
+TAKEN_OVER = "what the run began with; its data is not here"
+"""The reason shown with what stands for an adopted state."""
+
 State = Literal[
     "arrived", "archived", "ready", "training", "trained", "learned", "duplicate", "rejected", "set_aside", "forgotten"
 ]
@@ -160,6 +163,18 @@ class Files:
             ((*row, batch + 1, now) for row in rows),
         )
         return last
+
+    def taken_over(self, name: str, data_digest: str, sequences: int) -> int:
+        """Enter what was learned elsewhere, before the run began here: learned, and without data. Returns its id."""
+        _, batch = self._database.row("SELECT id, batch FROM files ORDER BY id DESC LIMIT 1") or (0, 0)
+        now = self._database.now()
+        written = self._database.write(
+            "INSERT INTO files (name, priority, batch, sort_key, source, options, state, reason, shape, data_digest, "
+            "sequences, arrived_at, learned_at) VALUES (?, ?, ?, ?, '', '{}', 'learned', ?, 'adopted', ?, ?, ?, ?)",
+            (name, NORMAL, batch + 1, natural_key(name), TAKEN_OVER, data_digest, sequences, now, now),
+        )
+        assert written.lastrowid is not None  # an INSERT always has one
+        return written.lastrowid
 
     def withdraw(self, id: int) -> None:
         """Forget an arrived file of which nothing was taken. Its number is never given again."""
