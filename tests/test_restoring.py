@@ -222,7 +222,7 @@ def test_the_runs_own_chat_template_comes_along(layout: Layout, tmp_path: Path, 
     made.snapshot(layout, "with", "named")
     template.unlink()
     done = restore(layout.snapshots / "with", tmp_path / "new", None)
-    named = load_settings(done.layout.settings_file).model.chat_template
+    named = str(load_settings(done.layout.settings_file).model.chat_template)
     assert named == str(tmp_path / "new" / "chat_template.source")
     assert Path(named).read_text() == "{{ messages }}"
 

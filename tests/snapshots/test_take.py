@@ -87,6 +87,15 @@ def test_linked_files_are_not_read_again_and_take_no_room(layout: Layout) -> Non
     )
 
 
+def test_what_did_not_change_since_the_snapshot_before_is_linked_to_it(layout: Layout) -> None:
+    first = made.snapshot(layout, "2026-11-21").folder
+    layout.settings_file.write_text(made.TOML + "# changed\n")
+    second = made.snapshot(layout).folder
+    assert all((first / name).samefile(second / name) for name in made.TOKENIZER)
+    assert not (first / "nightschool.toml").samefile(second / "nightschool.toml")
+    assert (first / "nightschool.toml").read_text() == made.TOML
+
+
 def _tokenizer(folder: Path) -> list[Path]:
     return [folder / name for name in made.TOKENIZER]
 

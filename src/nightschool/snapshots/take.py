@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -215,9 +215,10 @@ def _fill(layout: Layout, ledger: Ledger, chosen: Saved, staged: Path, told: Sna
     model = {name: copied for name, copied in listed.items() if name not in _NOT_THE_MODEL and "/" not in name}
     for name, copied in model.items():
         _second_name(inner / name, staged / name, name, copied, known)
-    _add_tokenizer(layout.current_model, staged, set(model))
-    durable.copy_file(layout.settings_file.resolve(), staged / SETTINGS_NAME)
-    _add_template(layout, staged)
+    before = states.snapshots(layout.snapshots)
+    for path, name in _beside(layout):
+        if not (staged / name).exists():
+            _keep(path, staged / name, before[-1].folder / name if before else None)
     ledger.backup_to(staged / states.LEDGER)
     for path in staged.rglob("*"):
         if path.is_file():
@@ -237,22 +238,29 @@ def _second_name(
         known[name] = copied
 
 
-def _add_tokenizer(source: Path, staged: Path, there: set[str]) -> None:
-    """What makes the folder loadable as it stands; the checkpoint's own files count over it."""
+def _beside(layout: Layout) -> Iterator[tuple[Path, str]]:
+    """What makes the folder loadable as it stands, and the settings. The checkpoint's own files count over these."""
+    source = layout.current_model
     for path in [*basemodel.tokenizer_files(source), *sorted(source.glob("chat_template*"))]:
-        target = staged / path.name
-        if path.is_file() and path.name not in there and not target.exists():
-            durable.copy_file(path, target)
-
-
-def _add_template(layout: Layout, staged: Path) -> None:
-    from nightschool.settings import load_settings
-
+        if path.is_file():
+            yield path, path.name
+    yield layout.settings_file, SETTINGS_NAME
     # Settings that cannot be read now, or a template that is gone, are no reason to have no snapshot.
-    with suppress(SettingsError, durable.NotRegular):
-        named = load_settings(layout.settings_file).model.chat_template
-        if named and Path(named).is_file():
-            durable.copy_file(Path(named).resolve(), staged / TEMPLATE)
+    with suppress(SettingsError):
+        from nightschool.settings import load_settings
+
+        template = load_settings(layout.settings_file).model.chat_template
+        if template and Path(template).is_file():
+            yield Path(template), TEMPLATE
+
+
+def _keep(source: Path, target: Path, before: Path | None) -> None:
+    """A copy of a small file that may still change; the one of the snapshot before where nothing has."""
+    source = source.resolve()
+    if before is not None and before.is_file() and durable.hash_file(before) == durable.hash_file(source):
+        durable.link_or_copy(before, target)
+    else:
+        durable.copy_file(source, target)
 
 
 def _compare(made: Mapping[str, durable.Copied], listed: Mapping[str, durable.Copied], inner: str) -> None:
