@@ -120,8 +120,8 @@ def _current_file(ledger: Ledger, done: int) -> str | None:
     unfinished = ledger.entries.unfinished(done)
     if unfinished:
         return ledger.called(unfinished[0][0].file_ids)
-    trained = ledger.files.listing("trained", limit=1)
-    return trained[0].name if trained else None
+    begun = ledger.files.listing("training", limit=1) or ledger.files.listing("trained", limit=1)
+    return begun[0].name if begun else None
 
 
 def _state(told: dict[str, str], running: bool) -> tuple[str, str, str | None]:
