@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from nightschool.settings import Settings
+    from nightschool.snapshots.compare import Difference
     from nightschool.snapshots.listing import Listed
     from nightschool.snapshots.purge import Trace
     from nightschool.snapshots.retention import Verdict
@@ -84,6 +85,37 @@ class Workspace:
         from nightschool.creation import create
 
         return cls(create(Path(folder), model, settings))
+
+    @classmethod
+    def adopt(
+        cls,
+        folder: str | os.PathLike[str],
+        source: str | os.PathLike[str],
+        model: str | None = None,
+        *,
+        say: Callable[[str], Any] | None = None,
+        **settings: Mapping[str, Any],
+    ) -> Workspace:
+        """Make a new workspace in `folder` from what `source` holds, which is only read.
+
+        From the output folder of a Hugging Face Trainer, or one `checkpoint-N` of it: the run goes on from its newest
+        whole state. From another workspace: all its files wait again, in the order in which it learned them.
+
+        Args:
+            folder: where; empty or not there. Made whole or not at all.
+            source: the folder to go on from.
+            model: the base model, if another than `source` names.
+            say: called with each line on progress, on what was carried and what was not.
+            settings: sections of `nightschool.toml` over those that follow from `source`.
+
+        Raises:
+            CheckpointError: `source` holds no state that can be taken over, or it does not fit the model.
+            SettingsError, ModelError: it was trained with what is not offered here, or its base model is not found.
+            WorkspaceError: `folder` holds something.
+        """
+        from nightschool.adoption import adopt
+
+        return cls(adopt(Path(folder), Path(source), model, settings, say).layout)
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str] | None = None) -> Workspace:
@@ -442,6 +474,48 @@ class Workspace:
             base = AutoModelForCausalLM.from_pretrained(self._base(settings, root), **options)
             model = PeftModel.from_pretrained(base, str(folder))
         return model.to(device).eval(), tokenizer
+
+    def diff(self, a: str | int, b: str | int = "current") -> Difference:
+        """What lies between two saved states, each named by a step, a snapshot's date or name, `latest` or `current`.
+
+        Raises:
+            CheckpointError: there is no such state.
+        """
+        from nightschool.snapshots.between import between
+
+        with self.ledger() as ledger:
+            return between(self.layout, ledger, str(a), str(b))
+
+    def export(
+        self,
+        folder: str | os.PathLike[str],
+        at: str | None = None,
+        merged: bool = False,
+        *,
+        shard_size: str = "5GB",
+    ) -> dict[str, Any]:
+        """Put what was learned into a folder of its own, with tokenizer, chat template and a model card.
+
+        The adapter alone; with `merged`, or where the run trains in full, a whole model in safetensors. Every byte of
+        the state is read and compared with its hash before. The machine may run meanwhile.
+
+        Args:
+            folder: empty, or not there yet. After an error it is as it was.
+            at: which state: a step, a checkpoint's name, a snapshot's date or name; the newest checkpoint if not given.
+            merged: the base model with the adapter merged into it, in the run's own type, on the CPU.
+            shard_size: largest file of a whole model, as in 5GB.
+
+        Returns:
+            {"folder", "kind", "step", "lineage", "bytes", "files"}.
+
+        Raises:
+            CheckpointError: there is no such state, it is damaged, or it cannot be merged.
+            ModelError: the base model, which a whole model is made from, is not the one that was trained on.
+            WorkspaceError: something is in the folder.
+        """
+        from nightschool.exporting import asking
+
+        return asking.export(self.layout, Path(folder), at, merged, shard_size)
 
     def _base(self, settings: Settings, root: dict[str, Any]) -> Path:
         from nightschool import basemodel

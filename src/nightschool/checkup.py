@@ -155,7 +155,7 @@ def ledger(layout: Layout) -> Iterator[Finding]:
         yield Finding("ledger", "bad", str(error))
         return
     if problems:
-        yield Finding("ledger", "bad", "; ".join(problems[:3]), f"Restore {layout.ledger} from a backup.")
+        yield Finding("ledger", "bad", "; ".join(problems[:3]), "Make it again: nightschool doctor --rebuild-ledger")
     else:
         yield Finding("ledger", "good", f"sound; it knows {files:,} {'file' if files == 1 else 'files'}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
@@ -13,6 +14,7 @@ from nightschool import curriculum, durable
 from nightschool.curriculum import Entry
 from nightschool.errors import CheckpointError, VerifyError
 from nightschool.ledger import Ledger
+from nightschool.ledger.steps import LOST
 from nightschool.record import belongs, entries_of, read_record, root_digest
 from nightschool.snapshots import inspection
 from nightschool.snapshots.inspection import SnapshotReport
@@ -57,6 +59,7 @@ class Report:
     resumes: list[dict[str, Any]]
     numerics: list[dict[str, Any]]
     missing_steps: int
+    lost_steps: int = 0
     problems: list[str] = field(default_factory=list)
     snapshots: list[SnapshotReport] = field(default_factory=list)
     archive_files: int | None = None
@@ -96,7 +99,11 @@ def report(layout: Layout, *, replay: bool = False, deep: bool = False) -> Repor
         boundaries = _boundaries(ledger, entries)
         last = ledger.steps.last()
         step = max([one.step for one in checkpoints if not one.problem] + [last.step if last else 0])
-        missing = step - sum(len(page) for page in ledger.steps.losses(after=0))
+        # Of what was done elsewhere, only what was logged there is known: gaps in that are no holes.
+        elsewhere = sum(entry.steps for entry in entries if entry.adopted)
+        unrecorded = _lost(ledger, step)
+        recorded = sum(len(page) for page in ledger.steps.losses(after=elsewhere))
+        missing = max(0, step - elsewhere - recorded - unrecorded)
         problems = [f"{c.name}: {c.problem}" for c in checkpoints if c.problem]
         lost = [b for b in boundaries if b.carried is False]
         problems += [f"The state did not carry over from {b.before} to {b.after}." for b in lost]
@@ -122,11 +129,22 @@ def report(layout: Layout, *, replay: bool = False, deep: bool = False) -> Repor
         resumes=resumes,
         numerics=numerics,
         missing_steps=missing,
+        lost_steps=unrecorded,
         problems=problems,
         snapshots=snapshots,
         archive_files=files,
         replay=_replay(layout) if replay else None,
     )
+
+
+def _lost(ledger: Ledger, step: int) -> int:
+    """How many steps up to `step` have no row because an older ledger was lost, and are known to."""
+    found = 0
+    for first, last in ledger.machine.get(LOST) or []:
+        if first <= (last := min(last, step)):
+            known = sum(sum(row.step <= last for row in page) for page in ledger.steps.losses(after=first - 1))
+            found += last - first + 1 - known
+    return found
 
 
 def _checkpoint(path: Path, step: int, root: str | None, entries: list[Entry]) -> CheckpointReport:
@@ -172,7 +190,8 @@ def _boundaries(ledger: Ledger, entries: list[Entry]) -> list[BoundaryReport]:
 
 
 def _mean(ledger: Ledger, first: int, last: int) -> float | None:
-    losses = [row.loss for row in ledger.steps.range(max(1, first), last) if row.flags == ""]
+    rows = ledger.steps.range(max(1, first), last)
+    losses = [row.loss for row in rows if "not-finite" not in row.flags and math.isfinite(row.loss)]
     return sum(losses) / len(losses) if losses else None
 
 

@@ -30,6 +30,8 @@ COMMANDS = (
     "stop",
     "verify",
     "lineage",
+    "diff",
+    "export",
     "settings",
     "doctor",
     "demo",

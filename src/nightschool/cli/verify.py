@@ -72,6 +72,8 @@ def _print(found: Report) -> None:
         print("  none: it has never been stopped after its first checkpoint")
     for one in found.resumes:
         print(f"  {local_time(one['at'])}  from checkpoint-{one['step']}, loaded state equal to the saved")
+    if found.lost_steps:
+        print(f"\n{count(found.lost_steps, 'step')} without a loss: lost with the old ledger, before it was made again")
     if found.numerics:
         print("\nChanges of the numerics (from there on equal to rounding, not to the last bit)")
         for one in found.numerics:
