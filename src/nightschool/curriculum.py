@@ -215,6 +215,34 @@ def first_step(entries: Sequence[Entry], index: int) -> int:
     return total_steps(entries[:index])
 
 
+class End(NamedTuple):
+    """Where a file ends in a curriculum.
+
+    Attributes:
+        step: steps done after its last one.
+        stop, length: how far its entry goes, and how far the whole of it would: a rollback may have ended it earlier.
+    """
+
+    step: int
+    stop: int
+    length: int
+
+    @property
+    def why(self) -> str | None:
+        """Why it is not learned after its last step; None where it is."""
+        return None if self.stop == self.length else f"shelved after {self.stop} of its {self.length} steps"
+
+
+def ends(entries: Sequence[Entry]) -> dict[int, End]:
+    """Where each file ends, by its id."""
+    found: dict[int, End] = {}
+    done = 0
+    for entry in entries:
+        done += entry.steps
+        found.update(dict.fromkeys(entry.file_ids, End(done, entry.stop, entry.length)))
+    return found
+
+
 def order(seed: int, data_digest: str, epoch: int, sequences: int) -> np.ndarray:
     """Order of the sequences in one epoch: a permutation of range(sequences), int64.
 

@@ -60,8 +60,10 @@ def forget(
     print(f"Done: the run stands at step {plan.then:,}.")
     if purge:
         _print_unreached()
-    else:
+    elif plan.undoable:
         print("`nightschool rollback undo` takes this back.")
+    else:
+        print("It had not been begun: `nightschool add --again` puts it into the queue again.")
 
 
 def _print(plan: Plan, replace: Path | None, gone: list[str]) -> None:

@@ -72,6 +72,10 @@ def rollback(
 def _print(plan: Plan) -> None:
     to = f"{plan.start} (step {plan.then:,})" if plan.start else "the base model (step 0)"
     print(f"{'On' if plan.then > plan.now else 'Back'} to {escape(to)}; the run stands at step {plan.now:,} now.")
+    for name in plan.revived[:FILES_SHOWN]:
+        print(f"{escape(name)}, which was forgotten or shelved, is a part of the run again.")
+    if len(plan.revived) > FILES_SHOWN:
+        print(f"So are {len(plan.revived) - FILES_SHOWN:,} more files.")
     print_undone(plan)
     if plan.undone and (plan.redo or plan.later != "again"):
         print(

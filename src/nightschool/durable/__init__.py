@@ -21,6 +21,7 @@ from nightschool.durable.files import (
 )
 from nightschool.durable.folders import (
     MANIFEST,
+    TRASH,
     Manifest,
     check,
     publish,
@@ -35,6 +36,7 @@ from nightschool.durable.lock import ELSEWHERE, Lock, holder
 __all__ = [
     "ELSEWHERE",
     "MANIFEST",
+    "TRASH",
     "Copied",
     "Effects",
     "Lock",

@@ -81,6 +81,10 @@ def take(layout: Layout, ledger: Ledger, row: FileRow, today: str) -> Outcome:
         except DataError as error:
             problem = f"the settings beside it are of no use: {error}"
     twin = None if problem or options.get("again") else ledger.files.find_learnable_duplicate(digest, row.id)
+    if twin is not None and (other := ledger.files.get(twin)).state == "forgotten" and other.archive is None:
+        # The bytes that a duplicate has are in the archive under the other name; of these there are no others.
+        twin = None
+        problem = f"it has the same bytes as {other.name} (file {other.id}), which was purged; `add --again` trains it"
     outcome: Outcome = "archived"
     if problem:
         log.warning("%s was rejected: %s", escape(row.name), escape(problem))

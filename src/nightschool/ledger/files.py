@@ -251,6 +251,13 @@ class Files:
                 data_digest=data_digest,
             )
 
+    def prepared_otherwise(self, id: int, prepared: str, data_digest: str, sequences: int) -> None:
+        """For cuts: a file has the tokens of an earlier time again, in a folder that may have to be made again."""
+        self._database.write(
+            "UPDATE files SET prepared = ?, data_digest = ?, sequences = ? WHERE id = ?",
+            (prepared, data_digest, sequences, id),
+        )
+
     def reject(self, id: int, reason: str, **counts: int | str | None) -> None:
         """The file cannot be used. `counts`: any of `shape, rows_good, rows_bad, sha256, bytes, archive`."""
         unknown = set(counts) - {"shape", "rows_good", "rows_bad", "sha256", "bytes", "archive"}
@@ -299,13 +306,18 @@ class Files:
             self._move(id, state, STATES, reason=reason, learned_at=learned_at)
 
     def find_learnable_duplicate(self, sha256: str, excluding: int) -> int | None:
-        """The id of the first other file with these bytes that is not out (duplicate, rejected, set aside), or None."""
-        found = self._database.row(
-            "SELECT id FROM files WHERE sha256 = ? AND id != ? AND state NOT IN ('rejected', 'duplicate', 'set_aside') "
-            "ORDER BY id LIMIT 1",
-            (sha256, excluding),
-        )
-        return found[0] if found else None
+        """The id of the first other file with these bytes that is not out (duplicate, rejected, set aside), or None.
+
+        One whose bytes are archived goes before one that was purged.
+        """
+        where = "sha256 = ? AND id != ? AND state NOT IN ('rejected', 'duplicate', 'set_aside')"
+        for more in ("AND NOT (state = 'forgotten' AND archive IS NULL)", ""):
+            found = self._database.row(
+                f"SELECT id FROM files WHERE {where} {more} ORDER BY id LIMIT 1", (sha256, excluding)
+            )
+            if found:
+                return found[0]
+        return None
 
     def set_option(self, id: int, key: str, value: Any) -> None:
         """Set one of a file's own settings."""
@@ -324,6 +336,10 @@ class Files:
     def prepared_from(self, prepared: str) -> list[int]:
         """The ids of the files whose tokens lie in this prepared folder: the same bytes may have come twice."""
         return [id for (id,) in self._database.rows("SELECT id FROM files WHERE prepared = ?", (prepared,))]
+
+    def prepared_to(self, data_digest: str) -> list[int]:
+        """The ids of the files that were last prepared to data with this digest."""
+        return [id for (id,) in self._database.rows("SELECT id FROM files WHERE data_digest = ?", (data_digest,))]
 
     def called(self, name: str) -> list[FileRow]:
         """The files of this name, in the order they arrived; at most a page of them."""

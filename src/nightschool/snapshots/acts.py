@@ -13,7 +13,7 @@ from typing import Any
 
 from nightschool import adding
 from nightschool.curriculum import Part
-from nightschool.errors import DataError, NightschoolError
+from nightschool.errors import DataError, NightschoolError, StorageError
 from nightschool.gathering import ALONE
 from nightschool.ledger import Arrival, FileRow, Ledger
 from nightschool.ledger.files import State
@@ -71,16 +71,36 @@ def forget_files(
         if instead is not None and len(rows) != 1:
             raise DataError(f"--replace puts one file in the place of one, and these are {len(rows)}.")
         forget.plan(layout, ledger, rows, purge=purging)
+        if purging and second_place is not None and not second_place.is_dir():
+            raise StorageError(
+                f"{second_place} is not there, and it may hold copies of what is to be purged. Mount it, or clear "
+                "snapshots.copy_to if there is none any more. Nothing was changed."
+            )
         with cut.at_rest(layout, ledger, f"forgetting {', '.join(row.name for row in rows)}", waiting):
-            rows = forget.find(ledger, [str(row.id) for row in rows])
+            rows = [_taken_in(layout, ledger, row) for row in forget.find(ledger, [str(row.id) for row in rows])]
             new = None if instead is None else _prepared(layout, ledger, rows[0], instead, waiting)
             plan = forget.plan(layout, ledger, rows, replace=new and {rows[0].id: new}, purge=purging)
             plan = replace(plan, cut=replace(plan.cut, second_place=second_place))
+            if purging:
+                purge.sweep(layout, second_place)
             if plan.cut.entries == entries_of(ledger) and not purging:
                 _only_states(ledger, plan, rows, new)
+                plan = replace(plan, undoable=False)
             else:
                 cut.perform(layout, ledger, plan.cut)
     return plan
+
+
+def _taken_in(layout: Layout, ledger: Ledger, row: FileRow) -> FileRow:
+    """A file, its bytes archived: those in the inbox would be taken for a new file, and no purge would know of them."""
+    from nightschool.intake import accept
+
+    if row.state != "arrived":
+        return row
+    accept.recover(layout, ledger)
+    if accept.take(layout, ledger, row, time.strftime("%Y-%m-%d")) == "later":
+        raise DataError(f"{row.name} is still being written to, or cannot be moved out of the inbox. Remove it there.")
+    return ledger.files.get(row.id)
 
 
 def _only_states(ledger: Ledger, plan: Plan, rows: Sequence[FileRow], new: Part | None) -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from nightschool import curriculum, durable
-from nightschool.curriculum import Entry
+from nightschool.curriculum import Entry, Part
 from nightschool.errors import BusyError, CheckpointError, NightschoolError
 from nightschool.ledger import EntryRow, Ledger
 from nightschool.ledger.files import State
@@ -37,6 +37,9 @@ log = logging.getLogger("nightschool.cut")
 
 PENDING = "cut"
 """The machine row with what is left to do of a cut: {"generation", "undone", "step", "staged", "purge", ...}."""
+LAST_CUT = "last_cut"
+"""The machine row with what the last cut did, for taking it back: {"undone": its folder in `undone/`, "files": the ids
+of all in its curriculum}. The generation tells that not: a cut that never came about leaves one out."""
 HOLD = "hold"
 """The machine row that asks the supervisor to let its children rest: {"pid", "why"}."""
 REPLACING = "replacing"
@@ -193,6 +196,7 @@ def _switch(layout: Layout, ledger: Ledger, cut: Cut, note: dict[str, Any]) -> N
                 ledger.checkpoints.retire(row.step, cut.what, state="undone", path=place, generation=row.generation)
         _set_states(ledger, cut)
         ledger.machine.set(PENDING, note)
+        ledger.machine.set(LAST_CUT, {"undone": note["undone"], "files": sorted(curriculum.ends(cut.entries))})
         ledger.machine.delete(REPLACING)
         if cut.keep_serving and cut.step < curriculum.total_steps(cut.entries):
             serving.keep(ledger, curriculum.total_steps(cut.entries))
@@ -245,14 +249,31 @@ def _stays(layout: Layout, ledger: Ledger, step: int, cut: Cut) -> bool:
 
 def _set_states(ledger: Ledger, cut: Cut) -> None:
     """Every file of the curriculum is learned or has still to be trained; others are what the cut says."""
-    ends: dict[int, int] = {}
-    for at, entry in enumerate(cut.entries):
-        ends.update(dict.fromkeys(entry.file_ids, curriculum.first_step(cut.entries, at) + entry.steps))
-    for file, end in ends.items():
-        if file not in cut.files:
-            ledger.files.set_state(file, "learned" if end <= cut.step else "training")
+    for entry in cut.entries:
+        for part in entry.parts:
+            if ledger.files.get(part.file_id).data_digest != part.data_digest:
+                _prepared_as_then(ledger, part, entry)
+    for file, end in curriculum.ends(cut.entries).items():
+        if file in cut.files:
+            continue
+        if end.step > cut.step:
+            ledger.files.set_state(file, "training")
+        elif end.why is None:
+            ledger.files.set_state(file, "learned")
+        elif ledger.files.get(file).state != "set_aside":
+            ledger.files.set_state(file, "set_aside", end.why)
     for file, (state, reason) in cut.files.items():
         ledger.files.set_state(file, state, reason)
+
+
+def _prepared_as_then(ledger: Ledger, part: Part, entry: Entry) -> None:
+    """A file was prepared anew since its training began: intake prepares it again by the recipe of that time."""
+    from nightschool.intake import containers, prepare
+
+    row = ledger.files.get(part.file_id)
+    if row.sha256 is not None:
+        folder = prepare.folder_name(row.sha256, entry.settings["data"], containers.kind_named(row.name))
+        ledger.files.prepared_otherwise(row.id, folder, part.data_digest, part.sequences)
 
 
 def finish(layout: Layout, ledger: Ledger) -> None:

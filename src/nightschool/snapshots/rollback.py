@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,9 +13,9 @@ from nightschool.errors import CheckpointError
 from nightschool.forecast import read_rates, steps_done
 from nightschool.ledger import Ledger
 from nightschool.ledger.files import State
-from nightschool.record import belongs, entries_of, read_generation, root_digest
+from nightschool.record import belongs, entries_of, root_digest
 from nightschool.snapshots import states
-from nightschool.snapshots.cut import Cut, opened_copy
+from nightschool.snapshots.cut import LAST_CUT, Cut, opened_copy
 from nightschool.snapshots.states import Saved
 from nightschool.workspace import Layout
 
@@ -48,6 +48,8 @@ class Plan:
         later: what becomes of them.
         redo: steps that are trained again.
         seconds: what they take, at the speed measured last; None where none was measured.
+        revived: names of files that were forgotten or shelved, and are a part of the run again.
+        undoable: whether `undo` takes it back. What waits is forgotten without a change of the history.
     """
 
     cut: Cut
@@ -59,6 +61,8 @@ class Plan:
     later: Later
     redo: int
     seconds: float | None
+    revived: list[str] = field(default_factory=list)
+    undoable: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         """For `--json`."""
@@ -82,10 +86,10 @@ def plan(layout: Layout, ledger: Ledger, word: str, later: Later = "again") -> P
         raise CheckpointError("Nothing has been learned here yet, so there is nothing to go back to.")
     ours = entries_of(ledger)
     if word == UNDO:
-        target, base = _before_last_cut(layout, ledger, ours, root)
+        target, base, out = _before_last_cut(layout, ledger, ours, root)
     else:
         target = states.find(layout, word)
-        base = _base(target, ours, root)
+        base, out = _base(ledger, target, ours, root), {}
     if target is not None:
         problems = states.problems(target, root)
         if problems:
@@ -94,35 +98,65 @@ def plan(layout: Layout, ledger: Ledger, word: str, later: Later = "again") -> P
         raise CheckpointError("This run was taken over, and what it began with is gone: see snapshots/origin.")
     done = target.step if target else 0
     entries = _after(base, done, later)
-    files = _others(ledger, layout, ours, entries, later, done)
+    files = {**_others(ledger, layout, ours, entries, later, done), **out}
     undone = undone_by(ledger, ours, entries, done)
     what = f"rollback to {target.name} (step {done})" if target else "rollback to the base model"
     cut = Cut(what, entries, target, files)
     require_bytes(layout, ledger, cut)
-    return summed_up(ledger, cut, undone, later)
+    back = [ledger.files.get(file) for file in sorted(_ids(entries) - _ids(ours))]
+    revived = [row.name for row in back if row.state in ("forgotten", "set_aside")]
+    return replace(summed_up(ledger, cut, undone, later), revived=revived)
 
 
-def _base(target: Saved, ours: Sequence[Entry], root: dict[str, Any]) -> list[Entry]:
-    """The curriculum of which the state is a part: today's, or its own with what was learned since behind it."""
+def _base(ledger: Ledger, target: Saved, ours: Sequence[Entry], root: dict[str, Any]) -> list[Entry]:
+    """The curriculum of which the state is a part: today's, or its own with what was learned since behind it.
+
+    Of its own, what it has not seen and what was forgotten or shelved since stays away; and of a file and the mended
+    one that took its place, the one that is in its own.
+    """
     if belongs(target.record, root_digest(root), list(ours)) is None:
         return list(ours)
-    return curriculum.joined(target.record.entries, ours)
+    theirs = target.record.entries
+    unknown = ledger.files.unknown(_ids(theirs))
+    if unknown:
+        raise CheckpointError(
+            f"{target.name} was trained on file {min(unknown)}, which the ledger does not know: it is older than that "
+            "state. Put back a newer copy of the ledger."
+        )
+    ahead = _ids(theirs) - _ids(curriculum.cut(theirs, target.step))
+    theirs = curriculum.without(
+        theirs, [file for file in ahead if ledger.files.get(file).state in ("forgotten", "set_aside")]
+    )
+    there = _ids(theirs)
+    replaced = {_replaced(ledger, file) for file in there}
+    instead = [file for file in _ids(ours) if file in replaced or _replaced(ledger, file) in there]
+    return curriculum.joined(theirs, curriculum.without(ours, [file for file in instead if file not in there]))
+
+
+def _replaced(ledger: Ledger, file: int) -> int | None:
+    """The file whose place this one took, if it did."""
+    return ledger.files.get(file).options.get("replaces")
 
 
 def _before_last_cut(
     layout: Layout, ledger: Ledger, ours: list[Entry], root: dict[str, Any]
-) -> tuple[Saved | None, list[Entry]]:
-    """The curriculum as it was before the last cut, and the newest whole state on the way to where it stood."""
-    last = layout.undone / str(read_generation(layout) - 1)
-    copy = last / states.LEDGER
-    if not copy.is_file():
+) -> tuple[Saved | None, list[Entry], dict[int, tuple[State, str]]]:
+    """The newest whole state on the way to where the run stood before the last cut, the curriculum then, and what was
+    out of it then, of what that cut brought in."""
+    last = ledger.machine.get(LAST_CUT)
+    copy = layout.undone / str(last["undone"]) / states.LEDGER if last else None
+    if last is None or copy is None or not copy.is_file():
         raise CheckpointError("There is no rollback or forgetting that could be undone.")
+    out: dict[int, tuple[State, str]] = {}
     with opened_copy(layout, copy) as past:
         before = entries_of(past)
-        # What took a forgotten file's place makes room for it again.
-        instead = [row.id for row in ledger.files.each() if "replaces" in row.options and row.id not in _ids(before)]
-    base = curriculum.joined(before, curriculum.without(ours, instead))
-    return newest_of(layout, root, base), base
+        # What was begun since stays, behind all that is back; what the cut itself brought in goes again.
+        brought = set(last["files"]) - _ids(before)
+        for row in (past.files.get(file) for file in brought - past.files.unknown(brought)):
+            if row.state in ("forgotten", "set_aside"):
+                out[row.id] = (row.state, row.reason or "")
+    base = curriculum.joined(before, curriculum.without(ours, brought))
+    return newest_of(layout, root, base), base, out
 
 
 def _ids(entries: Iterable[Entry]) -> set[int]:
@@ -157,10 +191,13 @@ def _others(
     """What becomes of files that are in today's curriculum and are not, or not wholly, in the one to come."""
     found: dict[int, tuple[State, str]] = {}
     still = _ids(entries)
+    replacing = {_replaced(ledger, file): file for file in still}
     for file in dict.fromkeys(file for entry in ours for file in entry.file_ids if file not in still):
         row = ledger.files.get(file)
-        if "replaces" in row.options:
+        if row.options.get("replaces") in still:
             found[file] = ("set_aside", f"file {row.options['replaces']}, whose place it took, is back")
+        elif file in replacing:
+            found[file] = ("forgotten", f"replaced by file {replacing[file]}")
         elif later == "shelve":
             found[file] = ("set_aside", f"shelved by a rollback to step {done}; `nightschool add --again` trains it")
         else:

@@ -172,20 +172,19 @@ def repair(ledger: Ledger, entries: list[Entry], choice: Choice) -> None:
     """Make the ledger's view of progress that of the checkpoints."""
     record, folder = choice.record, choice.folder
     done = record.step if record else 0
-    ends: dict[int, int] = {}
-    for index, entry in enumerate(entries):
-        ends.update(dict.fromkeys(entry.file_ids, curriculum.first_step(entries, index) + entry.steps))
     with ledger.transaction():
         ledger.steps.delete_after(done)
         gone = [at for at in range(len(entries)) if curriculum.first_step(entries, at) > done]
         if gone:
             ledger.boundaries.delete_from(gone[0])
             ledger.holdouts.delete_from(gone[0])
-        for file_id, end in ends.items():
+        for file_id, end in curriculum.ends(entries).items():
             state = ledger.files.get(file_id).state
-            wanted = "learned" if end <= done else "training"
-            if state != wanted and state in ("archived", "ready", "training", "trained", "learned"):
-                ledger.files.set_state(file_id, wanted)
+            # What a rollback ended early is set aside after its last step, and in training before it like any other.
+            wanted = "training" if end.step > done else "learned" if end.why is None else "set_aside"
+            mended = ("archived", "ready", "training", "trained", "learned")
+            if state != wanted and (state in mended or (state == "set_aside" and end.why is not None)):
+                ledger.files.set_state(file_id, wanted, end.why if wanted == "set_aside" else None)
         known = {(row.step, row.generation) for row in ledger.checkpoints.listing(state="published")}
         for step, generation in known:
             if step not in choice.whole:

@@ -248,11 +248,16 @@ class Trainer:
                     "from it and it is not called learned. Look at its rows; the last checkpoint is from before it."
                 )
             self.boundary = self.loop.digests()
-            later = {file_id for entry in self.loop.entries[place.index + 1 :] for file_id in entry.file_ids}
+            ends = curriculum.ends(self.loop.entries[place.index :])
             with self.ledger.transaction():
                 for file_id in entry.file_ids:
-                    if file_id not in later:
+                    end = ends[file_id]
+                    if end.step != entry.steps:  # a further range of it follows
+                        continue
+                    if end.why is None:
                         self.ledger.files.trained(file_id)
+                    else:
+                        self.ledger.files.set_aside(file_id, end.why)
         self._save_if_due("", ends=result.ends_entry)
         if result.ends_entry:
             # The save is written meanwhile.
