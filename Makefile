@@ -31,6 +31,7 @@ bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.continuity
 	$(BIN)/python -m benchmarks.packing
 	$(BIN)/python -m benchmarks.intake
+	$(BIN)/python -m benchmarks.snapshots
 
 docs: $(VENV)/.installed
 	$(BIN)/python docs/generate.py

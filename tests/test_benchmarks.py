@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import checkpoint, common, continuity, intake, overhead, packing
+from benchmarks import checkpoint, common, continuity, intake, overhead, packing, snapshots
 
 CASE = overhead.Case("tiny", hidden=32, layers=1, length=32, cells=2, per_cell=2, steps=2)
 TEXT = continuity.Plan(files=3, length=32, batch=4, seeds=1, hidden=32, passages=24)
@@ -166,3 +166,13 @@ def test_intake_refuses_to_compare_other_masks() -> None:
     intake.check_equal(found)
     with pytest.raises(RuntimeError, match="cannot be compared"):
         intake.check_equal({**found, "with masks": replace(turn, label_tokens=21)})
+
+
+def test_snapshots_weigh_no_more_than_what_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(snapshots, "QUICK", snapshots.Plan(nights=2, gigabytes=0.003, steps=20, quiet=2, width=64))
+    result = _run(snapshots, tmp_path, capsys)
+    assert result["ratio"]["n"] == 2
+    assert max(result["bytes_ratio"]["values"]) <= 1
+    assert result["copy_bytes"]["low"] > 3e6

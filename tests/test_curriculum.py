@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np  # noqa: F401 - first imported by the function under test otherwise, against its deadline
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

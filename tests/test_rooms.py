@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src/nightschool"
 SLOW = {"torch", "transformers", "peft", "trl", "accelerate", "datasets", "pyarrow", "safetensors", "pandas"}
-MAY_IMPORT_TORCH = {"nightschool.api", "nightschool.demo.base"}
+MAY_IMPORT_TORCH = {"nightschool.api.workspace", "nightschool.demo.base"}
 """Besides the room `training`, and inside functions only: see ARCHITECTURE.md."""
 
 
@@ -111,7 +111,7 @@ def test_rooms_import_only_rooms_above_them() -> None:
         ("nightschool.supervisor.run", "def f():\n    from nightschool.training import trainer"),
         ("nightschool.verify", "from nightschool.training.checkpoint import choose"),
         ("nightschool.intake.rows", "def f():\n    import torch"),
-        ("nightschool.api", "import torch"),
+        ("nightschool.api.workspace", "import torch"),
         ("nightschool.intake.packing", "import pyarrow.ipc"),
         ("nightschool.intake.packing", "if True:\n    from trl import pack_dataset"),
         ("nightschool.errors", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import nightschool.cli.app"),

@@ -58,6 +58,7 @@ def examine(find: Callable[[], Layout]) -> Iterator[Finding]:
     yield Finding("settings", "good", f"{layout.settings_file.name} is well-formed")
     yield from model(settings)
     yield from room(layout, settings)
+    yield from second_place(layout, settings)
     yield from prepared(layout)
 
 
@@ -154,7 +155,7 @@ def ledger(layout: Layout) -> Iterator[Finding]:
         yield Finding("ledger", "bad", str(error))
         return
     if problems:
-        yield Finding("ledger", "bad", "; ".join(problems[:3]), f"Restore {layout.ledger} from a backup.")
+        yield Finding("ledger", "bad", "; ".join(problems[:3]), "Make it again: nightschool doctor --rebuild-ledger")
     else:
         yield Finding("ledger", "good", f"sound; it knows {files:,} {'file' if files == 1 else 'files'}")
 
@@ -229,6 +230,27 @@ def room(layout: Layout, settings: Settings) -> Iterator[Finding]:
         yield Finding("disk", "note", found, "It will be full soon: archive and prepared files grow too.")
     else:
         yield Finding("disk", "good", found)
+
+
+def second_place(layout: Layout, settings: Settings) -> Iterator[Finding]:
+    """Whether snapshots can be copied to where they shall be."""
+    if not settings.snapshots.copy_to:
+        return
+    from nightschool.snapshots import second
+
+    place = Path(settings.snapshots.copy_to)
+    try:
+        with Ledger.open(layout.ledger) as opened:
+            row = opened.machine.get(second.ROW)
+        problem = second.problem_of(place, row)
+        free = "" if problem else f"; {in_bytes(shutil.disk_usage(place).free)} free"
+    except (NightschoolError, OSError) as error:
+        problem, free, row = str(error), "", None
+    if problem:
+        yield Finding("copies", "bad", problem, "Until then there is no second copy of what it has learned.")
+    else:
+        last = (row or {}).get("copied_at")
+        yield Finding("copies", "good", f"{place} can be written{free}; last copy: {last or 'none yet'}")
 
 
 def prepared(layout: Layout) -> Iterator[Finding]:

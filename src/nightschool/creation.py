@@ -18,15 +18,15 @@ def create(folder: Path, model: str, settings: Mapping[str, Mapping[str, Any]]) 
     """Make a workspace in `folder`; see `Workspace.create`. Nothing is made unless all is well."""
     root = folder.expanduser().absolute()
     layout = Layout(root)
-    _must_be_free(layout)
+    must_be_free(layout)
     model_settings = dict(settings.get("model", {}))
     base = check_model(model, model_settings.get("revision"))
     # A folder is named in full: the settings are read from another place than this command was typed in.
     name = str(base) if Path(model).expanduser().is_dir() else model
-    values = {section: _set(content) for section, content in settings.items()}
-    values["model"] = _set({"name": name, **model_settings})
+    values = {section: set_values(content) for section, content in settings.items()}
+    values["model"] = set_values({"name": name, **model_settings})
     parse_settings(values, "settings")
-    text = _rendered(values, root)
+    text = rendered(values, root)
 
     durable.make_dirs(root)
     layout.create()
@@ -36,14 +36,16 @@ def create(folder: Path, model: str, settings: Mapping[str, Mapping[str, Any]]) 
     return layout
 
 
-def _set(content: Mapping[str, Any]) -> dict[str, Any]:
+def set_values(content: Mapping[str, Any]) -> dict[str, Any]:
     """What is set: TOML has no word for None, and leaving a key out means the same."""
     return {
-        key: _set(value) if isinstance(value, Mapping) else value for key, value in content.items() if value is not None
+        key: set_values(value) if isinstance(value, Mapping) else value
+        for key, value in content.items()
+        if value is not None
     }
 
 
-def _rendered(values: dict[str, dict[str, Any]], root: Path) -> str:
+def rendered(values: dict[str, dict[str, Any]], root: Path) -> str:
     """The text of `nightschool.toml`, once it is known to be read back as it was meant."""
     text = render_default_toml(values)
     try:
@@ -56,7 +58,8 @@ def _rendered(values: dict[str, dict[str, Any]], root: Path) -> str:
     return text
 
 
-def _must_be_free(layout: Layout) -> None:
+def must_be_free(layout: Layout) -> None:
+    """Raise WorkspaceError unless a workspace may be made there."""
     root = layout.root
     if layout.settings_file.exists():
         raise WorkspaceError(f"{root} is a workspace already. Use it, or name another folder.")
@@ -69,9 +72,14 @@ def _must_be_free(layout: Layout) -> None:
     mine = {layout.ledger, layout.ledger.with_name(f"{layout.ledger.name}-journal")}
     if root.is_dir():
         for path in root.rglob("*"):
-            known = path in mine or (path.parent == root and path.name.startswith(".tmp-"))
+            known = path in mine or path.relative_to(root).parts[0].startswith(".tmp-")
             if not path.is_dir() and not known:
                 found = path.relative_to(root)
+                if any(root.glob(".tmp-init-*")):
+                    raise WorkspaceError(
+                        f"{root} holds the parts of a workspace whose `nightschool init` was cut off. Nothing was "
+                        "trained there: remove the folder and begin again."
+                    )
                 raise WorkspaceError(
                     f"{root} is not empty: it holds {found}. Name a folder that is empty or not there yet."
                 )

@@ -14,9 +14,10 @@ import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Part(NamedTuple):
@@ -73,6 +74,11 @@ class Entry:
     def steps(self) -> int:
         """Steps in the range."""
         return self.stop - self.start
+
+    @property
+    def adopted(self) -> bool:
+        """Whether this stands for steps that were done elsewhere, before the run began here. It is never trained."""
+        return "adopted" in self.settings
 
     @property
     def length(self) -> int:
@@ -244,6 +250,8 @@ def order(seed: int, data_digest: str, epoch: int, sequences: int) -> np.ndarray
     number generators", OOPSLA 2014). A library's generator would be shorter, but none promises the same permutation
     in its next release, and the order is part of the lineage.
     """
+    import numpy as np  # here, because the supervisor reads curricula and does without
+
     key = hashlib.sha256(f"{seed}/{data_digest}/{epoch}".encode()).digest()
     x = np.arange(1, sequences + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.frombuffer(key[:8], "<u8")[0]
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -278,9 +286,12 @@ def schedule_origin(entries: Sequence[Entry], index: int) -> int:
     """Steps done when the learning-rate schedule of entry `index` began: 0, or the start of the last entry that resets.
 
     An entry with `carry_optimizer` false begins with fresh moments and a new warm-up; ranges of one file count once.
+    So does what follows an adopted state that came without moments.
     """
     for at in range(index, -1, -1):
         entry = entries[at]
+        if entry.adopted and not entry.settings["adopted"]["moments"]:
+            return first_step(entries, at) + entry.steps
         continues = at > 0 and entries[at - 1].key() == entry.key() and entries[at - 1].stop == entry.start
         if not entry.settings["carry_optimizer"] and not continues:
             return first_step(entries, at)

@@ -69,3 +69,9 @@ class TrainingError(NightschoolError):
     """Training cannot go on without the user."""
 
     exit_code = 11
+
+
+class FileError(TrainingError):
+    """Training on one data file cannot go on. `nightschool run` sets the file aside and goes on with the next."""
+
+    exit_code = 12

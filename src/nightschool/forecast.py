@@ -186,10 +186,15 @@ def _seconds(tokens: float, rates: Rates) -> float | None:
     return tokens / rates.speed if rates.speed else None
 
 
+def steps_done(ledger: Ledger) -> int:
+    """Optimizer steps done: those recorded, or those with which a run came here, of which few may have been logged."""
+    last, root = ledger.steps.last(), ledger.machine.get("root") or {}
+    return max(last.step if last else 0, (root.get("adopted") or {}).get("step", 0))
+
+
 def work_begun(ledger: Ledger, rates: Rates, told: Mapping[str, Any]) -> Work:
     """What is left of the file in training."""
-    last = ledger.steps.last()
-    left = max(0, ledger.amounts.steps_given() - (last.step if last else 0))
+    left = max(0, ledger.amounts.steps_given() - steps_done(ledger))
     if not left:
         return Work(0, 0.0, False)
     trainer = told.get("trainer") or {}
@@ -228,8 +233,7 @@ def read_queue(layout: Layout, limit: int) -> Queue:
 def _begun(ledger: Ledger, rates: Rates, begun: Work) -> list[Queued]:
     """What is in training, and behind it what is trained again after a cut, in the order of the curriculum."""
     found: list[Queued] = []
-    last = ledger.steps.last()
-    unfinished = ledger.entries.unfinished(last.step if last else 0)
+    unfinished = ledger.entries.unfinished(steps_done(ledger))
     for entry, left in unfinished:
         seconds = left * rates.step_seconds if rates.step_seconds is not None else None
         work = begun if len(unfinished) == 1 else Work(left, seconds, False)

@@ -20,9 +20,13 @@ MOST_BYTES = 8 << 20
 """A file with more bytes is never small, however few rows it has: nobody should wait until it is read."""
 
 
+ALONE = "alone"
+"""The option of a file that is trained on by itself: one of those it was gathered with had to be found out."""
+
+
 def is_small(row: FileRow, gather_rows: int) -> bool | None:
     """Whether a file is gathered with its neighbours; None while that cannot be told yet."""
-    if gather_rows == 0 or (row.bytes or 0) > MOST_BYTES:
+    if gather_rows == 0 or (row.bytes or 0) > MOST_BYTES or row.options.get(ALONE):
         return False
     return None if row.rows_good is None or row.state != "ready" else row.rows_good < gather_rows
 

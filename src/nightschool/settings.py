@@ -170,6 +170,15 @@ class SnapshotSettings(_Section):
     )
 
 
+class MachineSettings(_Section):
+    """[machine]: how `nightschool run` watches over its work."""
+
+    hang_minutes: float = _setting(
+        "operational", "A trainer that finishes no step for so long is ended and started again. 0: never.",
+        default=30, ge=0,
+    )  # fmt: skip
+
+
 class NumericsSettings(_Section):
     """[numerics]: what equal bits depend on besides the data."""
 
@@ -208,6 +217,7 @@ class Settings(_Section):
     inbox: InboxSettings = Field(default_factory=InboxSettings)
     checkpoints: CheckpointSettings = Field(default_factory=CheckpointSettings)
     snapshots: SnapshotSettings = Field(default_factory=SnapshotSettings)
+    machine: MachineSettings = Field(default_factory=MachineSettings)
     numerics: NumericsSettings = Field(default_factory=NumericsSettings)
     log: LogSettings = Field(default_factory=LogSettings)
 

@@ -80,16 +80,17 @@ def read_status(layout: Layout) -> Status:
         told = ledger.machine.all()
         counts = ledger.files.counts()
         last = ledger.steps.last()
+        done = forecast.steps_done(ledger)
         newest = ledger.checkpoints.newest()
         rates = forecast.read_rates(ledger, told)
         waiting = forecast.work_waiting(ledger, rates)
         everything = forecast.together(forecast.work_begun(ledger, rates, told), waiting)
-        current = _current_file(ledger, last.step if last else 0)
+        current = _current_file(ledger, done)
     word, reason, since = _state(told.get("state") or {}, running=pid is not None)
     speed = (told.get("trainer") or {}).get("tokens_per_second") if word == "training" else None
     return Status(
         state=word,
-        step=last.step if last else 0,
+        step=done,
         lineage=newest.lineage if newest else None,
         current_file=current,
         queued=sum(counts[key] for key in ("arrived", "archived", "ready")),
@@ -119,8 +120,8 @@ def _current_file(ledger: Ledger, done: int) -> str | None:
     unfinished = ledger.entries.unfinished(done)
     if unfinished:
         return ledger.called(unfinished[0][0].file_ids)
-    trained = ledger.files.listing("trained", limit=1)
-    return trained[0].name if trained else None
+    begun = ledger.files.listing("training", limit=1) or ledger.files.listing("trained", limit=1)
+    return begun[0].name if begun else None
 
 
 def _state(told: dict[str, str], running: bool) -> tuple[str, str, str | None]:

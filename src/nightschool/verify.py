@@ -1,8 +1,9 @@
-"""`verify`: is it working? One report over checkpoints, file boundaries and resumes. Reads only; imports no torch."""
+"""`verify`: is it working? Checkpoints, snapshots, file boundaries, resumes. Reads only; imports no torch."""
 
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
@@ -13,7 +14,10 @@ from nightschool import curriculum, durable
 from nightschool.curriculum import Entry
 from nightschool.errors import CheckpointError, VerifyError
 from nightschool.ledger import Ledger
+from nightschool.ledger.steps import LOST
 from nightschool.record import belongs, entries_of, read_record, root_digest
+from nightschool.snapshots import inspection
+from nightschool.snapshots.inspection import SnapshotReport
 from nightschool.workspace import Layout
 
 AROUND = 5
@@ -55,7 +59,10 @@ class Report:
     resumes: list[dict[str, Any]]
     numerics: list[dict[str, Any]]
     missing_steps: int
+    lost_steps: int = 0
     problems: list[str] = field(default_factory=list)
+    snapshots: list[SnapshotReport] = field(default_factory=list)
+    archive_files: int | None = None
     replay: dict[str, Any] | None = None
 
     @property
@@ -68,8 +75,13 @@ class Report:
         return {**asdict(self), "good": self.good}
 
 
-def report(layout: Layout, *, replay: bool = False) -> Report:
-    """Look at everything. With `replay`, also train again between the two newest checkpoints and compare the bits.
+def report(layout: Layout, *, replay: bool = False, deep: bool = False) -> Report:
+    """Look at everything.
+
+    Args:
+        layout: the workspace.
+        replay: also train again between the two newest checkpoints and compare the bits.
+        deep: read every byte of the snapshots and of the archive too, not only of the checkpoints.
 
     Raises:
         VerifyError: the replay could not be done.
@@ -87,7 +99,11 @@ def report(layout: Layout, *, replay: bool = False) -> Report:
         boundaries = _boundaries(ledger, entries)
         last = ledger.steps.last()
         step = max([one.step for one in checkpoints if not one.problem] + [last.step if last else 0])
-        missing = step - sum(len(page) for page in ledger.steps.losses(after=0))
+        # Of what was done elsewhere, only what was logged there is known: gaps in that are no holes.
+        elsewhere = sum(entry.steps for entry in entries if entry.adopted)
+        unrecorded = _lost(ledger, step)
+        recorded = sum(len(page) for page in ledger.steps.losses(after=elsewhere))
+        missing = max(0, step - elsewhere - recorded - unrecorded)
         problems = [f"{c.name}: {c.problem}" for c in checkpoints if c.problem]
         lost = [b for b in boundaries if b.carried is False]
         problems += [f"The state did not carry over from {b.before} to {b.after}." for b in lost]
@@ -96,6 +112,12 @@ def report(layout: Layout, *, replay: bool = False) -> Report:
             problems.append(f"{missing} of {step} steps have no row in the ledger: the loss curve has holes.")
         if not checkpoints and ledger.checkpoints.newest() is not None:
             problems.append(f"The run has saved checkpoints, and {layout.current_model} holds none.")
+        snapshots = inspection.inspect(layout, stored, entries, deep)
+        problems += [f"Snapshot {one.name}: {one.problem}." for one in snapshots if one.problem]
+        gone = inspection.missing(layout, ledger)
+        problems += [gone] if gone else []
+        files, wrong = inspection.archive_problems(layout, ledger) if deep else (None, [])
+        problems += wrong
         lineage = curriculum.lineage(root, entries, step) if root and step <= curriculum.total_steps(entries) else None
         resumes = [{"at": e.at, **e.fields} for e in ledger.events.of_kind("resumed")]
         numerics = [{"at": e.at, **e.fields} for e in ledger.events.of_kind("numerics")]
@@ -107,9 +129,22 @@ def report(layout: Layout, *, replay: bool = False) -> Report:
         resumes=resumes,
         numerics=numerics,
         missing_steps=missing,
+        lost_steps=unrecorded,
         problems=problems,
+        snapshots=snapshots,
+        archive_files=files,
         replay=_replay(layout) if replay else None,
     )
+
+
+def _lost(ledger: Ledger, step: int) -> int:
+    """How many steps up to `step` have no row because an older ledger was lost, and are known to."""
+    found = 0
+    for first, last in ledger.machine.get(LOST) or []:
+        if first <= (last := min(last, step)):
+            known = sum(sum(row.step <= last for row in page) for page in ledger.steps.losses(after=first - 1))
+            found += last - first + 1 - known
+    return found
 
 
 def _checkpoint(path: Path, step: int, root: str | None, entries: list[Entry]) -> CheckpointReport:
@@ -155,7 +190,8 @@ def _boundaries(ledger: Ledger, entries: list[Entry]) -> list[BoundaryReport]:
 
 
 def _mean(ledger: Ledger, first: int, last: int) -> float | None:
-    losses = [row.loss for row in ledger.steps.range(max(1, first), last) if row.flags == ""]
+    rows = ledger.steps.range(max(1, first), last)
+    losses = [row.loss for row in rows if "not-finite" not in row.flags and math.isfinite(row.loss)]
     return sum(losses) / len(losses) if losses else None
 
 

@@ -109,6 +109,11 @@ class Layout:
         return self.state / "way_back.lock"
 
     @property
+    def export_lock(self) -> Path:
+        """Held by the one `export` at work."""
+        return self.state / "export.lock"
+
+    @property
     def trainer_output(self) -> Path:
         """Raw output of the trainer process since it started."""
         return self.state / "trainer.out"
@@ -147,14 +152,25 @@ class Layout:
         ):
             folder.mkdir(parents=True, exist_ok=True)
 
-    def require(self) -> None:
-        """Raise WorkspaceError unless every part is there: a folder that is missing is never an empty one."""
+    def require(self, *, ledger: bool = True) -> None:
+        """Raise WorkspaceError unless every part is there: a folder that is missing is never an empty one.
+
+        Without `ledger`, that one file may be missing.
+        """
         if not self.settings_file.is_file():
             raise WorkspaceError(
                 f"{self.root} is no nightschool workspace: {SETTINGS_NAME} is missing. "
                 "Name the workspace with -C DIR, or make one with `nightschool init DIR --model MODEL`."
             )
-        for part in (self.state, self.ledger, self.inbox, self.archive, self.current_model):
+        for part in (self.state, self.inbox, self.archive, self.current_model, self.ledger):
+            if part == self.ledger and self.root.exists() and not part.exists():
+                if not ledger:
+                    continue
+                raise WorkspaceError(
+                    f"{part} is missing, so nothing is started. If it was moved, put it back; if it is lost, "
+                    "`nightschool doctor --rebuild-ledger` makes it again from the checkpoints, the archive and copies "
+                    "of it."
+                )
             if not part.exists():
                 raise WorkspaceError(
                     f"{part} is missing, so nothing is started: a folder that is not there is never taken for an "

@@ -97,3 +97,21 @@ def test_a_model_folder_that_does_not_exist(cli: Run, tmp_path: Path) -> None:
     result = cli("init", tmp_path / "ws", "--model", tmp_path / "nowhere")
     assert result.code == 9
     assert "nowhere" in result.err
+
+
+def test_settings_to_begin_with(cli: Run, model: Path, tmp_path: Path) -> None:
+    given = tmp_path / "mine.toml"
+    given.write_text(f'[model]\nname = "{model}"\ndtype = "float32"\n[training]\nseed = 7\n[lora]\nr = 4\n')
+    assert cli("init", tmp_path / "ws", "--settings", given, "--method", "lora").code == 0
+    settings = load_settings(tmp_path / "ws" / "nightschool.toml")
+    assert (settings.model.name, settings.model.dtype, settings.training.seed) == (str(model), "float32", 7)
+    assert settings.lora == {"r": 4}
+    for text, words in (
+        ("a = 1", "no section"),
+        ("[model", "cannot be read"),
+        ("[training]\nsed = 1", "training.seed"),
+    ):
+        given.write_text(text)
+        result = cli("init", tmp_path / "other", "--model", model, "--settings", given)
+        assert result.code == 3
+        assert words in result.err

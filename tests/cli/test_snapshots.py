@@ -125,3 +125,17 @@ def test_it_says_who_is_at_the_saved_states(here: Run, layout: Layout) -> None:
         assert here("snapshots", "--prune").code == 5
     with pytest.raises(Exception, match="already at work"), way_back(layout, "a rollback"):
         Workspace.open(layout.root).snapshot(patience=0.1)
+
+
+def test_the_second_place_is_brought_up_to_date_and_the_doctor_looks_at_it(
+    here: Run, layout: Layout, tmp_path: Path
+) -> None:
+    place = tmp_path / "disk"
+    layout.settings_file.write_text(made.TOML + f'[snapshots]\ncopy_to = "{place}"\n')
+    assert here("snapshot", "--name", "a").code == 8
+    assert "is not there, and is not made" in here("doctor").out.replace("\n" + " " * 19, " ")
+    place.mkdir()
+    assert "The second place is up to date" in here("snapshot", "--name", "b").out
+    assert sorted(path.name for path in (place / "snapshots").iterdir()) == ["a", "b"]
+    (found,) = [one for one in here("doctor", "--json").json if one["what"] == "copies"]
+    assert found["verdict"] == "good"

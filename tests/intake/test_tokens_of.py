@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from nightschool.intake.tokenise import tokens_between, tokens_of
+from nightschool.intake.spelling import tokens_between, tokens_of
 
 LETTERS = [*"abcxyz .,<|>\n", "é", "ß"]
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from nightschool import durable
-from nightschool.errors import CheckpointError, SettingsError, StorageError
+from nightschool.errors import BusyError, CheckpointError, SettingsError, StorageError
 from nightschool.ledger import Ledger
 from nightschool.record import read_record
 from nightschool.snapshots import states, take
+from nightschool.snapshots.cut import PENDING
 from nightschool.workspace import Layout
 from tests.durable.crash import Recorder as DiskRecorder
 from tests.durable.crash import WithoutFolderSync, crash_states, holds_unless_broken, record
@@ -86,6 +87,15 @@ def test_linked_files_are_not_read_again_and_take_no_room(layout: Layout) -> Non
     )
 
 
+def test_what_did_not_change_since_the_snapshot_before_is_linked_to_it(layout: Layout) -> None:
+    first = made.snapshot(layout, "2026-11-21").folder
+    layout.settings_file.write_text(made.TOML + "# changed\n")
+    second = made.snapshot(layout).folder
+    assert all((first / name).samefile(second / name) for name in made.TOKENIZER)
+    assert not (first / "nightschool.toml").samefile(second / "nightschool.toml")
+    assert (first / "nightschool.toml").read_text() == made.TOML
+
+
 def _tokenizer(folder: Path) -> list[Path]:
     return [folder / name for name in made.TOKENIZER]
 
@@ -140,6 +150,13 @@ def test_a_checkpoint_of_another_history_is_passed_over(layout: Layout) -> None:
     with Ledger.open(layout.ledger) as ledger:
         ledger.entries.replace_all(ledger.entries.all()[:2])  # cut at step 20; what is beyond was not moved yet
     assert made.snapshot(layout).step == 20
+
+
+def test_while_a_cut_is_not_finished_none_is_taken(layout: Layout) -> None:
+    with Ledger.open(layout.ledger) as ledger:
+        ledger.machine.set(PENDING, {"step": 20})
+    with pytest.raises(BusyError, match="interrupted and is not finished"):
+        made.snapshot(layout)
 
 
 def test_nothing_saved_is_said(tmp_path: Path) -> None:
@@ -229,7 +246,10 @@ def points(layout: Layout, scratch: Path) -> int:
     return len(disk.calls)
 
 
-def test_sigkill_at_every_change_leaves_the_old_state_or_the_new(layout: Layout, tmp_path: Path) -> None:
+def test_sigkill_at_every_change_leaves_the_old_state_or_the_new(
+    layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda fd: None)  # a kill loses nothing that was written, and time is dear
     made.snapshot(layout, "2026-11-21")
     count = points(layout, tmp_path / "scratch")
     assert count > 30

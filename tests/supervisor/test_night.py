@@ -239,6 +239,28 @@ def test_the_end_waits_for_a_snapshot_at_work(saved: Bed) -> None:
     assert saved.done[date(2026, 11, 22)] == "taken"
 
 
+def test_after_each_snapshot_the_second_place_follows(
+    saved: Bed, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = tmp_path / "disk"
+    saved.settings = SnapshotSettings(copy_to=str(place))
+    saved.begin()
+    caplog.set_level("INFO")
+    saved.until(2026, 11, 22, 3, 0)
+    for _ in range(5):
+        saved.tick(night.LONGEST_DELAY)
+        saved.settle()
+    assert saved.names == ["2026-11-22"]
+    assert caplog.text.count("is not there, and is not made") == 1
+    assert len(made.events(saved.layout, "copy-failed")) == 1
+    place.mkdir()
+    saved.tick(night.LONGEST_DELAY)
+    saved.settle()
+    assert durable.check(place / "snapshots" / "2026-11-22") == []
+    assert len(list((place / "archive").rglob("*.jsonl"))) == made.FILES
+    assert "Copied 2026-11-22 and 4 archived files to" in caplog.text
+
+
 def test_a_machine_that_is_off_in_the_day_and_runs_until_idle_in_the_night(
     layout: Layout, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -89,7 +89,12 @@ def test_how_a_process_ended_is_said_in_words() -> None:
 
 def test_every_exit_code_of_an_error_is_known_to_the_policy() -> None:
     own = {e.exit_code for e in vars(errors).values() if isinstance(e, type) and issubclass(e, errors.NightschoolError)}
-    assert own - {errors.NightschoolError.exit_code} == {*policies.PERMANENT, policies.STORAGE, policies.BUSY}
+    assert own - {errors.NightschoolError.exit_code} == {
+        *policies.PERMANENT,
+        policies.FILE,
+        policies.STORAGE,
+        policies.BUSY,
+    }
 
 
 def test_work_is_summed_up_by_stage() -> None:

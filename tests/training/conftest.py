@@ -93,3 +93,20 @@ def build(base_folder: Callable[..., Path]) -> Callable[..., model.Built]:
 def some_ids(n: int, seed: int = 0, lines: int = 1) -> torch.Tensor:
     """Random bytes as token ids, [lines, n]."""
     return torch.randint(0, 256, (lines, n), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="session")
+def made_by_trainer(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+    """A function that gives the folder of a Hugging Face Trainer, by the name of a case in `theirs`."""
+    from tests.training import rig, theirs
+
+    known: dict[str, theirs.Theirs] = {}
+
+    def get(case: str) -> theirs.Theirs:
+        if case not in known:
+            kind, method, arguments = theirs.CASES[case]
+            root = tmp_path_factory.mktemp(case)
+            known[case] = theirs.make(root, rig.make_base(root / "base", kind), method, **arguments)
+        return known[case]
+
+    return get

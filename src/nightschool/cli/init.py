@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,20 +22,71 @@ class Method(str, Enum):  # noqa: UP042 - typer shows a StrEnum's members, not t
 def init(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to make; empty or not there yet.")],
     model: Annotated[
-        str,
-        typer.Option(metavar="NAME_OR_PATH", help="Base model: a folder, or a Hub name in the local cache."),
-    ],
-    method: Annotated[Method, typer.Option(help="Train a LoRA adapter, or every parameter.")] = Method.lora,
+        str | None,
+        typer.Option(
+            metavar="NAME_OR_PATH",
+            help="Base model: a folder, or a Hub name in the local cache. With --from: if it is another than the one "
+            "named there.",
+        ),
+    ] = None,
+    method: Annotated[
+        Method | None, typer.Option(help="Train a LoRA adapter (the default), or every parameter.")
+    ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="FOLDER",
+            help="Go on from the output folder of a Hugging Face Trainer, or learn the files of another workspace "
+            "again.",
+        ),
+    ] = None,
+    given: Annotated[
+        Path | None,
+        typer.Option(
+            "--settings",
+            metavar="FILE",
+            help="TOML with settings to begin with, by section as in nightschool.toml.",
+        ),
+    ] = None,
 ) -> None:
     """Make a workspace for one model.
 
     Writes nightschool.toml, in which every setting is explained, and the folders. The base model must be on this
     machine already: nothing is downloaded, neither now nor while training.
-    """
-    from nightschool.creation import create
 
-    settings: dict[str, Any] = {"training": {"method": method.value}} if method is not Method.lora else {}
-    layout = create(folder, model, settings)
+    With --from, the run begins with the newest whole checkpoint in FOLDER: its weights, optimizer moments, step number
+    and loss curve; a copy of that state stays as the snapshot `origin`. Of another workspace, all its files are queued
+    again, in the order in which it learned them, for another base model or adapter. FOLDER is not changed.
+    """
+    settings = _read(given) if given is not None else {}
+    model = model or settings.get("model", {}).pop("name", None)
+    if method is not None and (source is not None or method is not Method.lora or "training" in settings):
+        settings["training"] = {**settings.get("training", {}), "method": method.value}
+    if source is not None:
+        from nightschool.adoption import adopt
+
+        layout = adopt(folder, source, model, settings, lambda text: print(escape(text), flush=True)).layout
+    elif model is None:
+        raise typer.BadParameter("name a base model with --model, or what to go on from with --from.")
+    else:
+        from nightschool.creation import create
+
+        layout = create(folder, model, settings)
     print(f"Made the workspace {escape(layout.root)}.")
     print(f"Settings are in {escape(layout.settings_file)}; look through them before the first file.")
     print(f"Drop data files into {escape(layout.inbox)} and start: nightschool -C {escape(folder)} run")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The sections in a settings file; what they say is checked with all the rest."""
+    from nightschool.errors import SettingsError
+
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{escape(path)} cannot be read: {error}.") from None
+    loose = [key for key, value in found.items() if not isinstance(value, dict)]
+    if loose:
+        raise SettingsError(f"{escape(path)}: `{loose[0]}` stands in no section. Write it below its [section].")
+    return found

@@ -9,6 +9,7 @@ import typer
 from nightschool import curriculum
 from nightschool.cli.common import Json, layout_of, print_json, print_row
 from nightschool.errors import NightschoolError
+from nightschool.forecast import steps_done
 from nightschool.ledger import Ledger
 from nightschool.record import entries_of, root_digest
 
@@ -30,9 +31,9 @@ def lineage(
     with Ledger.open(layout.ledger) as ledger:
         root = ledger.machine.get("root")
         entries = entries_of(ledger)
-        last = ledger.steps.last()
+        newest = steps_done(ledger)
         names = {entry.parts: ledger.called(entry.file_ids) for entry in entries}
-    done = step if step is not None else (last.step if last else 0)
+    done = step if step is not None else newest
     if done > curriculum.total_steps(entries):
         raise NightschoolError(
             f"There is no step {done}: the run has {curriculum.total_steps(entries)} steps. Name an earlier one."

@@ -29,6 +29,7 @@ def snapshot(
     taken = workspace.snapshot(name, told=lambda text: print(text, file=sys.stderr, flush=True))
     seconds = time.monotonic() - began
     room = room_of(taken.folder)
+    copied = workspace.copy_snapshots()
     if json:
         print_json({**taken.to_manifest()["snapshot"], "folder": taken.folder, "own_bytes": room.own,
                     "shared_bytes": room.shared, "seconds": seconds})  # fmt: skip
@@ -37,3 +38,8 @@ def snapshot(
         f"Took the snapshot {escape(taken.name)} of step {taken.step:,} in {seconds:.1f} s: {in_bytes(room.own)} of "
         f"its own, {in_bytes(room.shared)} shared with the checkpoint. It is {escape(taken.folder)}."
     )
+    if copied is not None:
+        written, there = in_bytes(copied.bytes), in_bytes(copied.linked)
+        print(f"The second place is up to date: {written} written, {there} there already.")
+        for problem in copied.problems:
+            print(problem, file=sys.stderr)

@@ -12,6 +12,7 @@ from nightschool.verify import BoundaryReport, Report, report
 from nightschool.words import in_bytes
 
 CHECKPOINT_WIDTHS = (18, -10, -10, 0)
+SNAPSHOT_WIDTHS = (22, -9, 0)
 BOUNDARY_WIDTHS = (-9, 28, 28, -8, -8, 0)
 
 
@@ -21,14 +22,18 @@ def verify(
         bool,
         typer.Option("--replay", help="Train again from the second-newest checkpoint to the newest; compare the bits."),
     ] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read every byte of the snapshots and of the archive too.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Prove that it works: checkpoints whole and belonging, state carried over at every file, resumes.
+    """Prove that it works: checkpoints and snapshots whole and belonging, state carried over at every file, resumes.
 
-    Reads every byte of every checkpoint. Ends with code 10 if anything is not as it should be. With --replay the
-    training between the two newest checkpoints is done once more, in memory; the workspace is not touched.
+    Reads every byte of every checkpoint; of snapshots the sizes, and every byte with --deep. Ends with code 10 if
+    anything is not as it should be. With --replay the training between the two newest checkpoints is done once more,
+    in memory; the workspace is not touched.
     """
-    found = report(layout_of(ctx), replay=replay)
+    found = report(layout_of(ctx), replay=replay, deep=deep)
     if json:
         print_json(found.to_dict())
     else:
@@ -47,6 +52,13 @@ def _print(found: Report) -> None:
         print_row((f"  {one.name}", *sizes, one.problem or "whole, belongs"), CHECKPOINT_WIDTHS)
     if found.checkpoints:
         print("  (sizes: weights, optimizer)")
+    if found.snapshots:
+        print("\nSnapshots" + ("" if found.snapshots[0].deep else " (sizes only; --deep reads every byte)"))
+    for one in found.snapshots:
+        step = "" if one.step is None else f"{one.step:,}"
+        print_row((f"  {one.name}", step, one.problem or one.note), SNAPSHOT_WIDTHS)
+    if found.archive_files is not None:
+        print(f"\nArchive\n  {count(found.archive_files, 'file')} read and compared with what was dropped")
     print("\nFrom file to file")
     if not found.boundaries:
         print("  no boundary yet: fewer than two files were begun")
@@ -60,6 +72,8 @@ def _print(found: Report) -> None:
         print("  none: it has never been stopped after its first checkpoint")
     for one in found.resumes:
         print(f"  {local_time(one['at'])}  from checkpoint-{one['step']}, loaded state equal to the saved")
+    if found.lost_steps:
+        print(f"\n{count(found.lost_steps, 'step')} without a loss: lost with the old ledger, before it was made again")
     if found.numerics:
         print("\nChanges of the numerics (from there on equal to rounding, not to the last bit)")
         for one in found.numerics:

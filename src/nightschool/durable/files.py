@@ -217,6 +217,18 @@ def hash_open_file(fd: int) -> Copied:
     return Copied(digest.hexdigest(), total)
 
 
+def hash_file(path: Path, *, from_disk: bool = False) -> Copied:
+    """SHA-256 and size of a plain file; `from_disk` asks the system to forget what it wrote just now, and to look."""
+    fd, _ = open_regular(path)
+    try:
+        with in_words("read", path):
+            if from_disk:
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            return hash_open_file(fd)
+    finally:
+        active().close(fd)
+
+
 def place_new(temporary: Path, target: Path) -> None:
     """Move a file to a name that must be free. A plain rename would overwrite; a link cannot."""
     try:

@@ -11,9 +11,8 @@ text; for chats it is the template that writes them, and none is added again.
 from __future__ import annotations
 
 import json
-from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from nightschool.intake import rendering
 from nightschool.intake.rendering import Span
 from nightschool.intake.rows import PREVIEW, BadRow
 from nightschool.intake.shapes import REASONING_LEFT_OUT, Chat, Pair, RowError, Shape, Text
+from nightschool.intake.spelling import Spelling, spelling, tokens_between
 from nightschool.intake.template import Template, check_date
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ class Tokeniser:
         self._ending: list[int] | None = None
         self._blanks: dict[int, bool] = {}
         self._settled = False
+        self._spelling: Spelling | None = None
 
     def encode(self, rows: Iterable[tuple[int, Shape | BadRow]]) -> Iterator[Encoded | BadRow]:
         """Encode rows, each with its number, a batch at a time and in their order.
@@ -161,6 +162,7 @@ class Tokeniser:
         if not self._settled:
             self._call(["a"])
             self._end_of_turn()
+            self._spelling = spelling(self._tokenizer)
             self._settled = True
 
     def _tokens(self, batch: list[_Waiting]) -> _Found:
@@ -168,18 +170,43 @@ class Tokeniser:
         chats = [i for i, waiting in enumerate(batch) if isinstance(waiting.row, Chat)]
         plain = [i for i, waiting in enumerate(batch) if not isinstance(waiting.row, Chat)]
         pairs = [i for i in plain if isinstance(batch[i].row, Pair)]
-        found = _Found({}, {}, {})
+        found = _Found({}, {}, {}, {})
+        if chats and self._spelling is not None:
+            chats = self._spelled(batch, chats, found)
         if chats:
             result = self._call([batch[i].text for i in chats], add_special_tokens=False)
             found.ids.update(zip(chats, result["input_ids"], strict=True))
             if not self._all:
-                found.encodings.update(zip(chats, result.encodings, strict=True))
+                for i, encoding in zip(chats, result.encodings, strict=True):
+                    count = len(found.ids[i])
+                    found.spans[i] = [tokens_between(encoding, count, *span) for span in batch[i].spans]
         if plain:
-            found.ids.update(zip(plain, self._call([batch[i].text for i in plain])["input_ids"], strict=True))
+            found.ids.update(zip(plain, self._plain([batch[i].text for i in plain]), strict=True))
         if pairs:
             texts = [row.prompt for i in pairs if isinstance(row := batch[i].row, Pair)]
-            found.prompts.update(zip(pairs, self._call(texts)["input_ids"], strict=True))
+            found.prompts.update(zip(pairs, self._plain(texts), strict=True))
         return found
+
+    def _plain(self, texts: list[str]) -> list[list[int]]:
+        """The tokens of plain text, with the special ones around it."""
+        if self._spelling is not None:
+            return self._spelling.ids(texts, special=True)
+        return self._call(texts)["input_ids"]
+
+    def _spelled(self, batch: list[_Waiting], chats: list[int], found: _Found) -> list[int]:
+        """Do what `_tokens` does for chats, in the quick way; those that are left over."""
+        import numpy as np
+
+        assert self._spelling is not None
+        left = []
+        for i, ids in zip(chats, self._spelling.ids([batch[i].text for i in chats]), strict=True):
+            array = np.array(ids, dtype=np.int32)
+            spans = [] if self._all else self._spelling.spans(batch[i].text, ids, array, batch[i].spans)
+            if spans is None:
+                left.append(i)
+            else:
+                found.ids[i], found.arrays[i], found.spans[i] = ids, array, spans
+        return left
 
     def _finish(self, batch: list[_Waiting], found: _Found) -> Iterator[Encoded | BadRow]:
         import numpy as np
@@ -188,14 +215,16 @@ class Tokeniser:
             row, tokens = waiting.row, found.ids.pop(i)
             if not isinstance(row, Chat) and self._eos is not None and (not tokens or tokens[-1] != self._eos):
                 tokens = [*tokens, self._eos]
-            array = np.array(tokens, dtype=np.int32)
+            array = found.arrays.get(i)
+            if array is None:
+                array = np.array(tokens, dtype=np.int32)
             if self._all or isinstance(row, Text):
                 train = np.ones(len(array), dtype=np.int8)
             elif isinstance(row, Pair):
                 train = np.ones(len(array), dtype=np.int8)
                 train[: _common(found.prompts[i], tokens)] = 0
             else:
-                train = self._mask(tokens, found.encodings.pop(i), waiting.spans)
+                train = self._mask(tokens, found.spans[i])
             # Nothing comes before the first token to predict it from.
             train[:1] = 0
             if train.any():
@@ -208,14 +237,13 @@ class Tokeniser:
             texts, return_attention_mask=False, return_token_type_ids=False, verbose=False, **options
         )
 
-    def _mask(self, tokens: list[int], encoding: Any, spans: list[Span]) -> np.ndarray:
-        """Mark the tokens of the character spans, and the end of each turn."""
+    def _mask(self, tokens: list[int], spans: list[Span]) -> np.ndarray:
+        """Mark the tokens of the spans, and the end of each turn."""
         import numpy as np
 
         train = np.zeros(len(tokens), dtype=np.int8)
         ending = self._end_of_turn()
-        for start, stop in spans:
-            first, last = tokens_between(encoding, len(tokens), start, stop)
+        for first, last in spans:
             if first > last:
                 continue
             if self._template.how == "prefix":
@@ -254,48 +282,19 @@ class Tokeniser:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What the tokenizer found, by place in the batch: tokens, where each of a chat's stands, tokens of the prompts."""
+    """What the tokenizer found, by place in the batch.
+
+    Attributes:
+        ids: the tokens.
+        arrays: the same as arrays, where they are made already.
+        spans: of chats, the first and the last token of what is learned; none where the first is behind the last.
+        prompts: tokens of the prompts alone.
+    """
 
     ids: dict[int, list[int]]
-    encodings: dict[int, Any]
+    arrays: dict[int, np.ndarray]
+    spans: dict[int, list[Span]]
     prompts: dict[int, list[int]]
-
-
-def tokens_between(encoding: Any, count: int, start: int, stop: int) -> Span:
-    """What `tokens_of` finds, in a few calls where both ends of the characters lie inside of tokens.
-
-    Args:
-        encoding: of a text, as the `tokenizers` library gives it; the others as there.
-    """
-    first, behind = encoding.char_to_token(start), encoding.char_to_token(stop - 1)
-    chars = encoding.token_to_chars
-    if first is None or behind is None:
-        return tokens_of(chars, count, start, stop)
-    behind += 1
-    # Several tokens may stand for one character; for those of no width see below.
-    while behind < count and ((place := chars(behind))[0] < stop or place == (stop, stop)):
-        behind += 1
-    return first, behind - 1
-
-
-def tokens_of(chars: Callable[[int], Span], count: int, start: int, stop: int) -> tuple[int, int]:
-    """The first and the last token of the characters from `start` up to `stop`; none if the first is behind the last.
-
-    Looks at a few tokens only: making a list of where all of them stand takes as long as a good part of tokenising.
-
-    Args:
-        chars: gives the characters (from, up to) of a token; neither goes back from one token to the next.
-        count: number of tokens.
-        start: first character.
-        stop: the one behind the last.
-    """
-    first = bisect_right(range(count), start, key=lambda token: chars(token)[1])
-    behind = bisect_left(range(count), stop, lo=first, key=lambda token: chars(token)[0])
-    # Some tokenizers trim white space off the places: then a token of nothing else has a width of zero, at its end,
-    # and still belongs here if that is where the span ends.
-    while behind < count and chars(behind) == (stop, stop):
-        behind += 1
-    return first, behind - 1
 
 
 def _preview(row: Shape) -> str:

@@ -13,13 +13,14 @@ The rules, and what each one is for:
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -91,40 +92,16 @@ class Database:
         with self._lock:
             self._connection.close()
 
-    def copy_to(self, path: Path, patience: float) -> None:
-        """Copy the file as it is at one moment to the new file `path`, through SQLite's backup.
-
-        Copied in portions, between which others may write. If another process does, SQLite begins again; if it has
-        not come to an end after `patience` seconds, the rest of the time is taken in one go, with the read lock held.
-        A connection of its own is used, so that threads which share this one go on meanwhile.
-        """
-        end = time.monotonic() + patience
-
-        def after_portion(status: int, remaining: int, total: int) -> None:
-            del status, total
-            if remaining:
-                if time.monotonic() > end:
-                    raise _Restless
-                time.sleep(COPY_PAUSE)
-
+    def backup_to(self, path: Path, patience: float) -> None:
+        """See `Ledger.backup_to`. On a connection of its own, so that threads which share this one go on meanwhile."""
         self._guard()
-        with self._errors():
-            source = sqlite3.connect(f"{self.path.as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS)
-            try:
-                target = sqlite3.connect(path, isolation_level=None)
-                try:
-                    # Whoever asked seals the folder it is in: only then does it count.
-                    target.execute("PRAGMA journal_mode=OFF")
-                    target.execute("PRAGMA synchronous=OFF")
-                    try:
-                        source.backup(target, pages=COPY_PAGES, progress=after_portion, sleep=COPY_PAUSE)
-                    except _Restless:
-                        source.backup(target)
-                    found = target.execute("PRAGMA quick_check(1)").fetchone()[0]
-                finally:
-                    target.close()
-            finally:
-                source.close()
+        if path.exists():
+            raise StorageError(f"{path} exists already; a copy of the ledger was not written over it.", errno.EEXIST)
+        try:
+            found = _backup(self.path, path, patience)
+        except sqlite3.DatabaseError as error:
+            code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+            raise explain(error, path if code in _DISK_REFUSES else self.path) from error
         if found != "ok":
             raise damaged(self.path, f"a copy of it is not sound ({found})")
 
@@ -229,6 +206,35 @@ class Database:
             raise explain(error, self.path) from error
         except UnicodeDecodeError as error:  # a message of SQLite's that quotes damaged content
             raise damaged(self.path, str(error)) from error
+
+
+_DISK_REFUSES = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
+"""What, in a backup, is about the copy; anything else is about the ledger."""
+
+
+def _backup(path: Path, copy: Path, patience: float) -> str:
+    """Copy the database at `path`; what SQLite says of the copy, "ok" if it is sound."""
+    end = time.monotonic() + patience
+
+    def after_portion(status: int, remaining: int, total: int) -> None:
+        del status, total
+        if remaining:
+            if time.monotonic() > end:
+                raise _Restless
+            time.sleep(COPY_PAUSE)
+
+    with (
+        closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS)) as source,
+        closing(sqlite3.connect(copy, isolation_level=None)) as target,
+    ):
+        # Whoever asked seals the folder it is in: only then does it count.
+        target.execute("PRAGMA journal_mode=OFF")
+        target.execute("PRAGMA synchronous=OFF")
+        try:
+            source.backup(target, pages=COPY_PAGES, progress=after_portion, sleep=COPY_PAUSE)
+        except _Restless:
+            source.backup(target)
+        return str(target.execute("PRAGMA quick_check(1)").fetchone()[0])
 
 
 def utc_now() -> datetime:

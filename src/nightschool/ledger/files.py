@@ -24,6 +24,9 @@ HIGH, NORMAL, LOW = 0, 1, 2
 ENTER_PAGE = 2000
 """Files entered or asked for in one go: a hundred thousand at once would keep the trainer's commits waiting."""
 
+TAKEN_OVER = "what the run began with; its data is not here"
+"""The reason shown with what stands for an adopted state."""
+
 State = Literal[
     "arrived", "archived", "ready", "training", "trained", "learned", "duplicate", "rejected", "set_aside", "forgotten"
 ]
@@ -161,6 +164,18 @@ class Files:
         )
         return last
 
+    def taken_over(self, name: str, data_digest: str, sequences: int) -> int:
+        """Enter what was learned elsewhere, before the run began here: learned, and without data. Returns its id."""
+        _, batch = self._database.row("SELECT id, batch FROM files ORDER BY id DESC LIMIT 1") or (0, 0)
+        now = self._database.now()
+        written = self._database.write(
+            "INSERT INTO files (name, priority, batch, sort_key, source, options, state, reason, shape, data_digest, "
+            "sequences, arrived_at, learned_at) VALUES (?, ?, ?, ?, '', '{}', 'learned', ?, 'adopted', ?, ?, ?, ?)",
+            (name, NORMAL, batch + 1, natural_key(name), TAKEN_OVER, data_digest, sequences, now, now),
+        )
+        assert written.lastrowid is not None  # an INSERT always has one
+        return written.lastrowid
+
     def withdraw(self, id: int) -> None:
         """Forget an arrived file of which nothing was taken. Its number is never given again."""
         with self._database.transaction():
@@ -274,6 +289,15 @@ class Files:
         """No bytes of a forgotten file are left: it has no place in the archive and no tokens any more."""
         self._move(id, "forgotten", ("forgotten",), archive=None, prepared=None)
 
+    def restore(self, rows: Iterable[FileRow], dropped: Iterable[int] = ()) -> None:
+        """Write whole rows under their own ids, over what is there, and remove others: for a ledger made again."""
+        with self._database.transaction():
+            self._database.write_many("DELETE FROM files WHERE id = ?", ((id,) for id in dropped))
+            self._database.write_many(
+                f"INSERT OR REPLACE INTO files ({_COLUMNS}) VALUES ({', '.join('?' * (_COLUMNS.count(',') + 1))})",
+                ((*values[:9], encode(row.options), *values[10:]) for row in rows for values in [_values(row)]),
+            )
+
     def set_state(self, id: int, state: State, reason: str | None = None) -> None:
         """Put a file into any state: for cuts, and for repairs from what a checkpoint says."""
         with self._database.transaction():
@@ -294,6 +318,12 @@ class Files:
             if found:
                 return found[0]
         return None
+
+    def set_option(self, id: int, key: str, value: Any) -> None:
+        """Set one of a file's own settings."""
+        with self._database.transaction():
+            options = encode({**self.get(id).options, key: value})
+            self._database.write("UPDATE files SET options = ? WHERE id = ?", (options, id))
 
     def take_place(self, id: int, of: int) -> None:
         """Let a waiting file stand in the queue where the file `of` stood."""
@@ -396,6 +426,11 @@ def _in_order(arrivals: Sequence[Arrival]) -> list[tuple[Any, ...]]:
     ]
     rows.sort(key=lambda row: row[:4])
     return rows
+
+
+def _values(row: FileRow) -> tuple[Any, ...]:
+    """The columns of a row, in their order, as they are in the object."""
+    return tuple(getattr(row, name.strip()) for name in _COLUMNS.split(","))
 
 
 def _options(options: Mapping[str, Any] | None) -> dict[str, str]:

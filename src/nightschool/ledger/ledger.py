@@ -90,12 +90,16 @@ class Ledger:
         return [] if found == ["ok"] else found
 
     def backup_to(self, path: Path, *, patience: float = 10.0) -> None:
-        """Copy the ledger as it is at one moment to the new file `path`, checked, while others go on writing.
+        """Write a copy of the whole ledger, as it is at one moment, to the new file `path`, and check that it is sound.
 
-        Nothing is synced: the copy is for a folder that is sealed afterwards. For `patience` seconds others may write
-        in between; then they wait until the rest is copied.
+        Through SQLite's own backup: it copies some pages at a time, holds no lock in between, and begins anew when
+        another process changes the ledger meanwhile; after `patience` seconds others wait until the rest is copied.
+        The copy is not made durable here: seal the folder it lies in.
+
+        Raises:
+            StorageError: the disk refuses, or `path` exists.
         """
-        self._database.copy_to(path, patience)
+        self._database.backup_to(path, patience)
 
     def close(self) -> None:
         """Close the connection. A closed ledger cannot be used again."""

@@ -50,8 +50,10 @@ def explain(error: sqlite3.Error, path: Path) -> NightschoolError:
 def damaged(path: Path, detail: str) -> StorageError:
     """The error for a file whose content no whole ledger could have."""
     return StorageError(
-        f"{path} is damaged: {detail}. Stop nightschool, restore {path.parent.name}/{path.name} from a backup, and "
-        f"remove {path.name}-journal beside it. Checkpoints and archived files are not touched by this."
+        f"{path} is damaged: {detail}. Stop nightschool, and make the file again: `nightschool doctor "
+        "--rebuild-ledger` does that from the checkpoints, the archive and copies of it. Or restore "
+        f"{path.parent.name}/{path.name} from a backup and remove {path.name}-journal beside it. Checkpoints and "
+        "archived files are not touched by this."
     )
 
 
@@ -59,7 +61,8 @@ def missing(path: Path) -> WorkspaceError:
     """The error for a ledger that is not there; it is never created on the way."""
     return WorkspaceError(
         f"{path} is not there, so {path.parent.parent} is no workspace, or a part of it is missing. If the folder lies "
-        "on a drive that is not mounted, mount it; otherwise restore the file from a backup. Nothing was created."
+        "on a drive that is not mounted, mount it; if the file is lost, `nightschool doctor --rebuild-ledger` makes it "
+        "again. Nothing was created."
     )
 
 

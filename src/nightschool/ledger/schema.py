@@ -76,7 +76,8 @@ def _version(database: Database, migrations: tuple[Migration, ...]) -> int:
         empty = not database.value("SELECT count(*) FROM sqlite_master")
         detail = "is empty" if empty else "is a database of another program"
         raise StorageError(
-            f"{database.path} {detail}, not the record of a workspace. Restore it from a backup; nothing was changed."
+            f"{database.path} {detail}, not the record of a workspace. `nightschool doctor --rebuild-ledger` "
+            "makes it again; or restore it from a backup. Nothing was changed."
         )
     if version > known:
         by = database.row("SELECT applied_by FROM migrations ORDER BY version DESC LIMIT 1")

@@ -10,6 +10,9 @@ from nightschool.ledger import buckets
 from nightschool.ledger.buckets import BucketRow
 from nightschool.ledger.database import PAGE, Database, page_size
 
+LOST = "lost_steps"
+"""The machine row with ranges of steps whose rows were lost with an older ledger: [[first, last], ...]."""
+
 SCHEMA = (
     """CREATE TABLE steps (
         step INTEGER PRIMARY KEY, entry INTEGER NOT NULL, loss REAL, learning_rate REAL, grad_norm REAL,

@@ -14,10 +14,12 @@ from typing import Any
 from nightschool import adding
 from nightschool.curriculum import Part
 from nightschool.errors import DataError, NightschoolError, StorageError
+from nightschool.gathering import ALONE
 from nightschool.ledger import Arrival, FileRow, Ledger
+from nightschool.ledger.files import State
 from nightschool.record import entries_of
 from nightschool.settings import load_settings
-from nightschool.snapshots import cut, forget, purge, rollback
+from nightschool.snapshots import cut, forget, purge, rollback, serving
 from nightschool.snapshots.rollback import Later, Plan
 from nightschool.workspace import Layout
 
@@ -146,6 +148,34 @@ def _prepared(layout: Layout, ledger: Ledger, row: FileRow, path: Path, waiting:
             ledger.machine.delete(cut.REPLACING)
         raise
     return Part(number, new.data_digest, new.sequences)
+
+
+def set_aside(layout: Layout, files: Sequence[int], reason: str, waiting: Waiting) -> Plan:
+    """Take files out of the history because training on them cannot go on: nothing of them stays in the weights.
+
+    Of several that were trained on together nobody knows which it is: they go back to the queue, each to be trained on
+    by itself.
+
+    Raises:
+        BusyError: snapshots or the history are being changed already.
+        CheckpointError: nothing is left to start from.
+        StorageError: the disk refuses.
+    """
+    with Ledger.open(layout.ledger) as ledger, cut.at_rest(layout, ledger, "setting a file aside", waiting):
+        rows = [ledger.files.get(file) for file in files]
+        plan = forget.plan(layout, ledger, rows)
+        # The model in use may be one from before a forgetting: that stays so.
+        kept = ledger.machine.get(serving.KEEP) is not None
+        states: dict[int, tuple[State, str]] = {row.id: ("set_aside", reason) for row in rows}
+        what = f"setting {rows[0].name} aside: {reason}"
+        if len(rows) > 1:
+            states = {row.id: ("archived", "") for row in rows}
+            what = f"taking {len(rows)} files apart that were trained on together: {reason}"
+            for row in rows:
+                ledger.files.set_option(row.id, ALONE, True)
+        plan = replace(plan, cut=replace(plan.cut, what=what, files=states, keep_serving=kept))
+        cut.perform(layout, ledger, plan.cut)
+    return plan
 
 
 def traces(layout: Layout, words: Sequence[str], second_place: Path | None = None) -> list[purge.Trace]:

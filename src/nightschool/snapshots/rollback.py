@@ -10,7 +10,7 @@ from typing import Any, Literal
 from nightschool import curriculum, durable
 from nightschool.curriculum import Entry
 from nightschool.errors import CheckpointError
-from nightschool.forecast import read_rates
+from nightschool.forecast import read_rates, steps_done
 from nightschool.ledger import Ledger
 from nightschool.ledger.files import State
 from nightschool.record import belongs, entries_of, root_digest
@@ -173,11 +173,6 @@ def newest_of(layout: Layout, root: dict[str, Any], entries: list[Entry]) -> Sav
     return None
 
 
-def _now(ledger: Ledger) -> int:
-    last = ledger.steps.last()
-    return last.step if last else 0
-
-
 def _after(base: list[Entry], done: int, later: Later) -> list[Entry]:
     """The curriculum after a rollback to step `done` of `base`."""
     if later == "again":
@@ -217,7 +212,7 @@ def _others(
 
 def undone_by(ledger: Ledger, ours: Sequence[Entry], entries: Sequence[Entry], done: int) -> list[Undone]:
     """The files with steps that are done now and not any more after a cut to step `done` of `entries`."""
-    now = _now(ledger)
+    now = steps_done(ledger)
     common = min(done, curriculum.common_steps(ours, entries))
     found, before = [], 0
     for entry in ours:
@@ -234,7 +229,7 @@ def summed_up(ledger: Ledger, cut: Cut, undone: Iterable[Undone], later: Later =
     rates = read_rates(ledger, ledger.machine.all())
     seconds = redo * rates.step_seconds if rates.step_seconds is not None else None
     start = cut.start.name if cut.start else None
-    now = _now(ledger)
+    now = steps_done(ledger)
     kept = min(now, cut.step, curriculum.common_steps(cut.entries, entries_of(ledger)))
     return Plan(cut, now, cut.step, kept, start, list(undone), later, redo, seconds)
 

@@ -5,7 +5,7 @@
       adapter_model…        the model, so that the folder loads as it stands: further links to the same files
       tokenizer…            tokenizer and chat template, copied from `current_model/`
       ledger.db             the ledger, through SQLite's backup
-      nightschool.toml      the settings
+      nightschool.toml      the settings, and the chat template if they name one
       MANIFEST.json         written last: sizes, hashes and what the snapshot is
 
 It is staged under a temporary name and renamed: complete or absent. What is linked costs no room until the trainer's
@@ -16,16 +16,17 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nightschool import basemodel, durable
-from nightschool.errors import CheckpointError, NightschoolError, SettingsError, StorageError
+from nightschool.errors import BusyError, CheckpointError, NightschoolError, SettingsError, StorageError
 from nightschool.record import RECORD, belongs, entries_of, root_digest
 from nightschool.snapshots import states
+from nightschool.snapshots.cut import PENDING
 from nightschool.snapshots.states import Kind, Saved, Snapshot
 from nightschool.workspace import SETTINGS_NAME, Layout
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 LAST = "last_snapshot"
 """The machine row for `status`: {"name", "step", "path", "taken_at"} of the one taken last."""
+TEMPLATE = "chat_template.source"
+"""The chat template that the settings name, where they name one: on another machine it would be missing."""
 TRIES = 5
 """How often to begin again because the trainer removed the checkpoint that was being linked."""
 TAKEN_WORDS = frozenset({"latest", "current", "undo", "base", "undone", "all", "none"})
@@ -94,9 +97,15 @@ def take(layout: Layout, ledger: Ledger, *, name: str, kind: Kind, day: date, no
         now: the present time, with a zone.
 
     Raises:
+        BusyError: a change of the history was interrupted, and is not finished yet.
         CheckpointError: there is no checkpoint that could be used.
         StorageError: the disk refuses, or the name is taken; nothing is left behind.
     """
+    if ledger.machine.get(PENDING) is not None:
+        raise BusyError(
+            "A rollback, or forgetting a file, was interrupted and is not finished yet: the next start of the trainer "
+            "does that. Take the snapshot after it."
+        )
     _ready(layout, ledger)
     target = layout.snapshots / name
     if target.exists():
@@ -206,8 +215,10 @@ def _fill(layout: Layout, ledger: Ledger, chosen: Saved, staged: Path, told: Sna
     model = {name: copied for name, copied in listed.items() if name not in _NOT_THE_MODEL and "/" not in name}
     for name, copied in model.items():
         _second_name(inner / name, staged / name, name, copied, known)
-    _add_tokenizer(layout.current_model, staged, set(model))
-    durable.copy_file(layout.settings_file.resolve(), staged / SETTINGS_NAME)
+    before = states.snapshots(layout.snapshots)
+    for path, name in _beside(layout):
+        if not (staged / name).exists():
+            _keep(path, staged / name, before[-1].folder / name if before else None)
     ledger.backup_to(staged / states.LEDGER)
     for path in staged.rglob("*"):
         if path.is_file():
@@ -227,12 +238,29 @@ def _second_name(
         known[name] = copied
 
 
-def _add_tokenizer(source: Path, staged: Path, there: set[str]) -> None:
-    """What makes the folder loadable as it stands; the checkpoint's own files count over it."""
+def _beside(layout: Layout) -> Iterator[tuple[Path, str]]:
+    """What makes the folder loadable as it stands, and the settings. The checkpoint's own files count over these."""
+    source = layout.current_model
     for path in [*basemodel.tokenizer_files(source), *sorted(source.glob("chat_template*"))]:
-        target = staged / path.name
-        if path.is_file() and path.name not in there and not target.exists():
-            durable.copy_file(path, target)
+        if path.is_file():
+            yield path, path.name
+    yield layout.settings_file, SETTINGS_NAME
+    # Settings that cannot be read now, or a template that is gone, are no reason to have no snapshot.
+    with suppress(SettingsError):
+        from nightschool.settings import load_settings
+
+        template = load_settings(layout.settings_file).model.chat_template
+        if template and Path(template).is_file():
+            yield Path(template), TEMPLATE
+
+
+def _keep(source: Path, target: Path, before: Path | None) -> None:
+    """A copy of a small file that may still change; the one of the snapshot before where nothing has."""
+    source = source.resolve()
+    if before is not None and before.is_file() and durable.hash_file(before) == durable.hash_file(source):
+        durable.link_or_copy(before, target)
+    else:
+        durable.copy_file(source, target)
 
 
 def _compare(made: Mapping[str, durable.Copied], listed: Mapping[str, durable.Copied], inner: str) -> None:

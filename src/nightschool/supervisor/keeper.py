@@ -10,7 +10,13 @@ from nightschool.supervisor import policies
 from nightschool.supervisor.children import Child
 from nightschool.supervisor.policies import Record, Verdict
 
-WORDS = {"restart": "restarting", "disk": "waiting for disk", "busy": "waiting", "fail": "failed"}
+WORDS = {
+    "restart": "restarting",
+    "disk": "waiting for disk",
+    "busy": "waiting",
+    "blame": "restarting",
+    "fail": "failed",
+}
 
 
 class Keeper:
@@ -23,6 +29,7 @@ class Keeper:
         progress: how far the work is, a number that grows; asked only when the child starts or has ended, since what
             was read a moment earlier lacks its last steps.
         blocked: why it cannot be started right now (a predecessor is still alive), or None.
+        on_file: whether the child, by its process id, was training on a data file when it ended.
     """
 
     def __init__(
@@ -32,11 +39,17 @@ class Keeper:
         clock: Callable[[], float],
         progress: Callable[[], int],
         blocked: Callable[[], str | None] = lambda: None,
+        on_file: Callable[[int], bool] = lambda _: False,
     ) -> None:
         self.child = child
         self.record = Record()
         self.problem: tuple[str, str] | None = None
         self.code = 0
+        self.blame: str | None = None
+        """Why the file that it was at is to be set aside; whoever does that takes it away."""
+        self._hung: str | None = None
+        self._on_file = on_file
+        self._pid = 0
         self._say = say
         self._clock = clock
         self._progress = progress
@@ -53,7 +66,17 @@ class Keeper:
         self.problem = None
         self.code = 0
         self._not_before = 0.0
-        self.record = Record(progress=self.record.progress)
+        # Anew, and not what it was: a cut takes steps back.
+        self.record = Record(progress=self._progress())
+
+    def give_up(self, why: str, code: int) -> None:
+        """Do not start it again until `retry`."""
+        self._apply(Verdict("fail", 0.0, why, code, self.record))
+
+    def end(self, why: str) -> None:
+        """Kill a child that makes no progress."""
+        self._hung = why
+        self.child.kill()
 
     def tend(self, wanted: bool) -> None:
         """Collect its end, start it where it is wanted and may be started, ask it to stop where it is not."""
@@ -75,7 +98,7 @@ class Keeper:
         # Only growth while this child runs counts as its own.
         self.record = replace(self.record, progress=max(self._progress(), self.record.progress))
         try:
-            self.child.start()
+            self._pid = self.child.start()
         except OSError as error:
             # No process, no memory for one, or no room for its output: nothing that this child could have done.
             why = f"the {self.child.name} could not be started: {error.strerror or error}"
@@ -86,15 +109,24 @@ class Keeper:
     def _ended(self, code: int) -> None:
         said = self.child.last_output()
         asked = self.child.asked
-        verdict = policies.after_exit(code, asked, self._progress(), self.record, said[-1] if said else "")
+        hung, self._hung = self._hung, None
+        verdict = policies.after_exit(
+            code,
+            asked,
+            self._progress(),
+            self.record,
+            said[-1] if said else "",
+            on_file=self._on_file(self._pid),
+            hung=hung,
+        )
         if asked:
             if self.child.killed:
                 self._say(f"The {self.child.name} did not stop within {self.child.grace:.0f} seconds and was killed.")
             elif code not in (0, -15):
                 self._say(f"The {self.child.name} {policies.describe_exit(code)} while stopping.")
                 self._quote(said)
-        elif verdict.what in ("restart", "fail") and code not in policies.PERMANENT:
-            self._say(f"The {self.child.name} {verdict.why}.")
+        elif verdict.what in ("restart", "blame", "fail") and code not in (*policies.PERMANENT, policies.FILE):
+            self._say(f"The {self.child.name} {hung or policies.describe_exit(code)}.")
             self._quote(said)
         self._apply(verdict)
 
@@ -110,6 +142,8 @@ class Keeper:
         if verdict.what == "stopped":
             self.problem = None
             return
+        if verdict.what == "blame":
+            self.blame = verdict.why
         name, why = self.child.name, verdict.why.rstrip(".")
         self.code = verdict.code
         self.problem = (WORDS[verdict.what], f"the {name} {why}" if why.startswith(("ended ", "was ended")) else why)

@@ -13,18 +13,19 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from pathlib import Path
 from typing import Any
 
 from nightschool.errors import BusyError, NightschoolError, StorageError
 from nightschool.ledger import Ledger
 from nightschool.settings import SnapshotSettings
-from nightschool.snapshots import asking, due, pruning, states, take, undone
+from nightschool.snapshots import asking, due, pruning, second, states, take
 from nightschool.snapshots.due import Due
 from nightschool.snapshots.holding import way_back
 from nightschool.snapshots.retention import Verdict
 from nightschool.snapshots.states import Snapshot
 from nightschool.supervisor.policies import backoff
-from nightschool.words import duration
+from nightschool.words import duration, in_bytes
 from nightschool.workspace import Layout
 
 DONE = "snapshots_done"
@@ -53,6 +54,7 @@ class _Work:
     thread: threading.Thread | None = None
     taken: Snapshot | None = None
     removed: list[Verdict] = field(default_factory=list)
+    copied: second.Summary | None = None
     seconds: float = 0.0
     error: BaseException | None = None
 
@@ -83,6 +85,9 @@ class Night:
         self._not_before = 0.0
         self._tries = 0
         self._said: object = None
+        self._copy_not_before = 0.0
+        self._copy_tries = 0
+        self._copy_said: object = None
 
     @property
     def busy(self) -> bool:
@@ -111,6 +116,8 @@ class Night:
         found = due.due(self.now(), self.settings.at, self._settled())
         if found is None:
             self._asked = None
+            if self.settings.copy_to and self.clock() >= self._copy_not_before and second.wanted(self.ledger):
+                self._begin(None)
             return
         if self._taken_already(found.date):
             self._note(found.date, "taken")
@@ -163,7 +170,8 @@ class Night:
         self._not_before = 0.0
         return asking.answered(told, self._asked) or self.clock() - self._asked_at >= SAVE_PATIENCE
 
-    def _begin(self, found: Due) -> None:
+    def _begin(self, found: Due | None) -> None:
+        """Take the snapshot that is due; without one, bring the second place up to date."""
         work = self._work = _Work(found)
         work.thread = threading.Thread(target=self._do, args=(work,), name="snapshot", daemon=True)
         work.thread.start()
@@ -174,17 +182,25 @@ class Night:
             # Hashing is for whenever nobody else needs the processor.
             with suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
-            with Ledger.open(self.layout.ledger) as ledger, way_back(self.layout, "the work on saved states"):
+            with Ledger.open(self.layout.ledger) as ledger:
                 if work.due is not None:
-                    day = work.due.date
-                    work.taken = take.take(
-                        self.layout, ledger, name=day.isoformat(), kind="daily", day=day, now=self.now()
-                    )
+                    with way_back(self.layout, "the work on saved states"):
+                        self._take(work, work.due.date, ledger, began)
+                else:
+                    # Without the lock of the way back: this may take long, and nobody shall wait for it to go back.
+                    rules, place = pruning.rules_of(self.settings), Path(str(self.settings.copy_to))
+                    work.copied = second.copy(self.layout, ledger, place, rules, self.now().date(), self._ending.is_set)
                     work.seconds = time.monotonic() - began
-                work.removed = pruning.prune(self.layout, ledger, pruning.rules_of(self.settings), self.now().date())
-                undone.prune(self.layout, ledger, self.settings.keep_undone)
+        except second.Stopped:
+            pass
         except BaseException as error:  # told by the supervisor's own thread
             work.error = error
+
+    def _take(self, work: _Work, day: date, ledger: Ledger, began: float) -> None:
+        work.taken = take.take(self.layout, ledger, name=day.isoformat(), kind="daily", day=day, now=self.now())
+        work.seconds = time.monotonic() - began
+        second.want(ledger, self.settings.copy_to)
+        work.removed = pruning.prune(self.layout, ledger, pruning.rules_of(self.settings), self.now().date())
 
     def _collect(self, work: _Work) -> None:
         if work.taken is not None:
@@ -194,20 +210,50 @@ class Night:
             log.info(
                 "Took the snapshot %s of step %d in %.1f s%s.", work.taken.name, work.taken.step, work.seconds, late
             )
+        if work.copied is not None:
+            self._copied(work.copied, work.seconds)
         for verdict in work.removed:
             log.info("Removed the snapshot %s: %s.", verdict.snapshot.name, verdict.why)
         if work.error is not None:
             self._failed(work, work.error)
 
+    def _copied(self, done: second.Summary, seconds: float) -> None:
+        self._copy_tries, self._copy_said = 0, None
+        if done.snapshots or done.files:
+            log.info(
+                "Copied %s to %s: %s written, %s there already, %s.", _listed(done), self.settings.copy_to,
+                in_bytes(done.bytes), in_bytes(done.linked), duration(seconds),
+            )  # fmt: skip
+        for verdict in done.removed:
+            log.info("Removed the copy of %s: %s.", verdict.snapshot.name, verdict.why)
+        for problem in done.problems:
+            log.warning("%s", problem)
+
+    def _copy_failed(self, error: BaseException) -> None:
+        self._copy_tries += 1
+        delay = backoff(self._copy_tries, FIRST_DELAY, LONGEST_DELAY)
+        self._copy_not_before = self.clock() + delay
+        if isinstance(error, BusyError):
+            return
+        kind = (type(error), getattr(error, "errno", None))
+        if kind == self._copy_said:
+            return
+        self._copy_said = kind
+        log.warning("The second place is not up to date: %s This is tried again by itself; training goes on.", error)
+        self.ledger.events.add("copy-failed", str(error))
+
     def _failed(self, work: _Work, error: BaseException) -> None:
+        if not isinstance(error, NightschoolError):
+            log.error("The work on saved states met what is a mistake in nightschool.", exc_info=error)
+        if work.due is None:
+            self._copy_failed(error)
+            return
         if isinstance(error, BusyError):
             self._not_before = self.clock() + BUSY_DELAY
             return
         what = "Old snapshots could not be removed"
         if work.taken is None and work.due is not None:
             what = f"The snapshot for {work.due.date} could not be taken"
-        if not isinstance(error, NightschoolError):
-            log.error("%s, for a reason that is a mistake in nightschool", what, exc_info=error)
         self._tries += 1
         delay = backoff(self._tries, FIRST_DELAY, LONGEST_DELAY)
         self._not_before = self.clock() + delay
@@ -220,3 +266,8 @@ class Night:
         after = "after the next snapshot" if work.taken else f"in {duration(delay)}, then less often, until it works"
         log.warning("%s This is tried again %s. Training goes on.", text, after)
         self.ledger.events.add("snapshot-failed", text, date=str(work.due.date) if work.due else None)
+
+
+def _listed(done: second.Summary) -> str:
+    files = f"{done.files:,} archived file{'' if done.files == 1 else 's'}" if done.files else ""
+    return " and ".join(part for part in (", ".join(done.snapshots), files) if part)

@@ -9,6 +9,10 @@ from typing import Literal
 from nightschool import errors
 
 CRASHES = 5
+FILE_CRASHES = 3
+"""Ends by accident at the same place in a file after which the file is to blame."""
+BLAMED = 2
+"""Files that are blamed one after the other, with none learned in between; then it is hardly the files."""
 FIRST_DELAY = 1.0
 LONGEST_DELAY = 300.0
 STORAGE_DELAY = 10.0
@@ -29,6 +33,7 @@ PERMANENT = {
         errors.TrainingError,
     )
 }
+FILE = errors.FileError.exit_code
 STORAGE = errors.StorageError.exit_code
 BUSY = errors.BusyError.exit_code
 INTERRUPTED = 128 + signal.SIGINT
@@ -55,14 +60,15 @@ class Verdict:
 
     Attributes:
         what: `stopped` it was asked to; `restart` after `delay`; `disk` wait for room and start after `delay`; `busy`
-            wait for another process to let go; `fail` never start it again by itself.
+            wait for another process to let go; `blame` set the file aside that it was at, then start it; `fail` never
+            start it again by itself.
         delay: seconds until the next start.
         why: for the log and the status, a clause without a full stop.
         code: exit code of the whole program if this is how it ends.
         record: what to remember.
     """
 
-    what: Literal["stopped", "restart", "disk", "busy", "fail"]
+    what: Literal["stopped", "restart", "disk", "busy", "blame", "fail"]
     delay: float
     why: str
     code: int
@@ -91,7 +97,16 @@ def describe_exit(returncode: int) -> str:
     return f"was ended by {name}{hints.get(-returncode, '')}"
 
 
-def after_exit(returncode: int, asked: bool, progress: int, before: Record, last_words: str = "") -> Verdict:
+def after_exit(
+    returncode: int,
+    asked: bool,
+    progress: int,
+    before: Record,
+    last_words: str = "",
+    *,
+    on_file: bool = False,
+    hung: str | None = None,
+) -> Verdict:
     """Decide what follows the end of a child.
 
     Args:
@@ -100,6 +115,8 @@ def after_exit(returncode: int, asked: bool, progress: int, before: Record, last
         progress: how far the machine is now.
         before: what was remembered.
         last_words: last line of its output, shown where it left with a message of its own.
+        on_file: it was training on a data file.
+        hung: why it was ended, if it was because it made no progress.
     """
     further = progress > before.progress
     record = Record(max(progress, before.progress), 0 if further else before.crashes, 0 if further else before.waits)
@@ -112,16 +129,41 @@ def after_exit(returncode: int, asked: bool, progress: int, before: Record, last
             return Verdict("disk", delay, last_words or "the disk is full or cannot be written", STORAGE, record)
         delay = backoff(record.waits, BUSY_DELAY, LONGEST_BUSY_DELAY)
         return Verdict("busy", delay, last_words or "another process holds the workspace", BUSY, record)
+    if returncode == FILE:
+        return Verdict("blame", 0.0, last_words or describe_exit(returncode), FILE, record)
     if returncode in PERMANENT:
         return Verdict("fail", 0.0, last_words or describe_exit(returncode), returncode, record)
     record = replace(record, crashes=record.crashes + 1, waits=0)
-    how = describe_exit(returncode)
+    how = hung or describe_exit(returncode)
+    if on_file and record.crashes >= FILE_CRASHES:
+        why = f"the trainer {how}; that was {record.crashes} times in a row at the same place in it"
+        return Verdict("blame", 0.0, why, errors.TrainingError.exit_code, record)
     if record.crashes >= CRASHES:
         why = f"{how}; that was {record.crashes} times in a row without getting any further"
         return Verdict("fail", 0.0, why, errors.TrainingError.exit_code, record)
     delay = backoff(record.crashes, FIRST_DELAY, LONGEST_DELAY)
     why = f"{how} (number {record.crashes} of {CRASHES} without getting any further)"
     return Verdict("restart", delay, why, errors.TrainingError.exit_code, record)
+
+
+def is_the_file(blamed: int) -> bool:
+    """Whether a further file is to be set aside, after so many with none learned in between."""
+    return blamed < BLAMED
+
+
+def hangs(seconds: float, phase: str | None, limit: float) -> str | None:
+    """Why a trainer is to be ended that has not got any further for so long, or None.
+
+    Args:
+        seconds: since it last said something new of itself.
+        phase: what it said it is doing; None before it said anything.
+        limit: how long a step may take, in seconds; 0 for ever. Loading a model may take twice that.
+    """
+    if limit == 0 or phase in ("waiting", "stopped"):
+        return None
+    if seconds < limit * (1 if phase == "training" else 2):
+        return None
+    return f"made no progress for {seconds / 60:.0f} minutes while it was {phase or 'starting'}, and was ended"
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from nightschool.supervisor import policies
 from nightschool.supervisor.children import Child
 from nightschool.supervisor.inbox import Inbox
 from nightschool.supervisor.keeper import Keeper
+from nightschool.supervisor.mending import Mending
 from nightschool.supervisor.night import Night
 from nightschool.supervisor.policies import Situation, Work
 from nightschool.supervisor.signals import StopSignals
@@ -166,6 +167,7 @@ class Supervisor:
             "intake worker", commands.intake, layout.intake_output, INTAKE_GRACE, layout.intake_lock, self._handled
         )
         self.night = Night(layout, settings.snapshots, ledger, clock)
+        self.mending = Mending(layout, ledger, self.trainer, settings.machine.hang_minutes, clock)
         self._state: tuple[str, str] | None = None
         self._since = ""
         self._missing_since: float | None = None
@@ -189,7 +191,14 @@ class Supervisor:
             return 0
 
         child = Child(name, command, output, grace, self.clock, cwd=self.layout.root)
-        return Keeper(child, log.info, self.clock, progress, blocked)
+
+        def on_file(pid: int) -> bool:
+            with suppress(NightschoolError):
+                told = self.ledger.machine.get("trainer") or {}
+                return told.get("pid") == pid and told.get("phase") == "training"
+            return False
+
+        return Keeper(child, log.info, self.clock, progress, blocked, on_file)
 
     def _steps(self) -> int:
         last = self.ledger.steps.last()
@@ -225,6 +234,7 @@ class Supervisor:
             for keeper in (self.trainer, self.intake):
                 keeper.child.ask_to_stop()
             self.night.end(at_once=self.signals.at_once)
+            self.mending.end()
         return self._farewell()
 
     def _ended(self) -> bool:
@@ -241,6 +251,7 @@ class Supervisor:
                     self._guard()
                     self._look()
                     self._missing_since = None
+                    self.mending.tick(self._told)
                     self.night.tick(self._told, self.trainer.child.pid)
             except StorageError as error:
                 self._out_of_storage(error)
@@ -298,11 +309,11 @@ class Supervisor:
         # Also with nothing but training to do: it makes prepared data again that is gone or no longer current.
         prepare.tend(going and (prepare.child.alive or bool(work.to_prepare or work.to_train)))
         wanted = policies.needs_trainer(work, self.paused) or (train.child.alive and not self.paused)
-        train.tend(going and wanted)
+        train.tend(going and wanted and not self.mending.busy)
 
     def _decide(self) -> None:
         """With `until_idle`: is this the end?"""
-        if not self.until_idle or self.stopping or self.held or self.night.busy:
+        if not self.until_idle or self.stopping or self.held or self.night.busy or self.mending.busy:
             return
         if self.work is None or self._storage is not None:
             return

@@ -1,4 +1,4 @@
-"""`python -m nightschool.training train|replay --workspace DIR [--lifeline FD]`: the child that imports torch."""
+"""`python -m nightschool.training train|replay|export|adopt --workspace DIR ...`: the child that imports torch."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ from nightschool.workspace import Layout
 def main() -> int:
     """Run one job; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m nightschool.training")
-    parser.add_argument("job", choices=("train", "replay"))
+    parser.add_argument("job", choices=("train", "replay", "export", "adopt"))
     parser.add_argument("--workspace", required=True, type=Path)
     parser.add_argument("--lifeline", type=int)
+    parser.add_argument("--at")
+    parser.add_argument("--to", type=Path)
+    parser.add_argument("--shard-size", default="5GB")
     options = parser.parse_args()
     layout = Layout(options.workspace.resolve())
     # Before any Hugging Face library is imported: nothing is fetched while training.
@@ -28,7 +31,7 @@ def main() -> int:
     os.environ["TRANSFORMERS_OFFLINE"] = "1"
     from transformers.utils import logging as transformers_logging
 
-    from nightschool.training import replay, trainer
+    from nightschool.training import adopting, export, replay, trainer
 
     # What is kept of this process's output is quoted when it crashes: bars would fill it.
     transformers_logging.disable_progress_bar()
@@ -37,6 +40,10 @@ def main() -> int:
     try:
         if options.job == "train":
             trainer.train(layout, options.lifeline)
+        elif options.job == "export":
+            print(json.dumps(export.export(layout, options.at, options.to, options.shard_size)))
+        elif options.job == "adopt":
+            adopting.work(layout)
         else:
             print(json.dumps(replay.replay(layout)))
     except NightschoolError as error:

@@ -139,7 +139,7 @@ def _load(settings: Settings, folder: Path, dtype: str, device: torch.device) ->
 
 
 def _why_not_loaded(folder: Path, attention: str, error: Exception) -> str:
-    text = _first_line(error)
+    text = first_line(error)
     if "trust_remote_code" in str(error):
         advice = "It comes with its own Python code: set model.trust_remote_code = true if you trust it."
     elif attention != "auto" and attention.split("_")[0] in str(error).lower():
@@ -149,7 +149,8 @@ def _why_not_loaded(folder: Path, attention: str, error: Exception) -> str:
     return f"The base model in {folder} cannot be loaded: {text}. {advice}"
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line without a full stop."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(". ") if lines else type(error).__name__
 
@@ -190,7 +191,7 @@ def _with_adapter(base: Any, settings: Settings, seed: int, folder: Path) -> Any
         torch.manual_seed(hashed_seed(seed, "init"))
         model = get_peft_model(base, config)
     except (TypeError, ValueError, KeyError, NotImplementedError, RuntimeError) as error:
-        raise SettingsError(f"[lora] cannot be used with the base model in {folder}: {_first_line(error)}.") from error
+        raise SettingsError(f"[lora] cannot be used with the base model in {folder}: {first_line(error)}.") from error
     config = model.peft_config["default"]
     # The resolved folder, not the name in the settings: what was learned fits these very files.
     config.base_model_name_or_path = str(folder)

@@ -115,7 +115,7 @@ def build(name: str, model: nn.Module, recipe: Mapping[str, Any]) -> torch.optim
         ModelError: the optimizer's library is not installed.
     """
     optimizers.check_name(name)
-    decayed, others = _split(model)
+    decayed, others = split(model)
     groups: Groups = [
         {"params": list(part.values()), "param_names": list(part), "weight_decay": decay}
         for part, decay in ((decayed, recipe["weight_decay"]), (others, 0.0))
@@ -125,7 +125,8 @@ def build(name: str, model: nn.Module, recipe: Mapping[str, Any]) -> torch.optim
     return optimizer
 
 
-def _split(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def split(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What is trained, by name: with weight decay, and without, as the Hugging Face Trainer parts it."""
     from transformers.trainer_pt_utils import get_parameter_names
 
     decay = set(get_parameter_names(model, [nn.LayerNorm], list(_NO_DECAY)))

@@ -23,6 +23,7 @@ class Progress:
 
     phase: str = "loading"
     step: int = 0
+    entry: int | None = None
     file: str | None = None
     file_step: int = 0
     file_steps: int = 0

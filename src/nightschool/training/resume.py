@@ -100,7 +100,8 @@ def _check_known(ledger: Ledger, entries: list[Entry], folder: Path) -> None:
         if not known:
             raise WorkspaceError(
                 f"{ledger.path} is older than {folder.name}: it does not know file {part.file_id}, which that "
-                f"checkpoint was trained on. Put back a newer copy of {ledger.path.name}; nothing was changed."
+                f"checkpoint was trained on. `nightschool doctor --rebuild-ledger` brings it forward, or put back a "
+                f"newer copy of {ledger.path.name}; nothing was changed."
             )
 
 

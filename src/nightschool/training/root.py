@@ -53,6 +53,7 @@ def compute(settings: Settings, folder: Path, dtype: str, cache_file: Path | Non
         "lora": settings.lora_config() if settings.training.method == "lora" else None,
         "optimizer": settings.training.optimizer,
         "seed": settings.training.seed,
+        # {"weights": digest, "optimizer": digest or None, "step": N}, where the run began with another program's state.
         "adopted": None,
     }
 
@@ -70,7 +71,7 @@ def establish(layout: Layout, ledger: Ledger, settings: Settings, folder: Path, 
     stored = ledger.machine.get("root")
     dtype = stored["dtype"] if stored and settings.model.dtype == "auto" else resolved_dtype
     root = compute(settings, folder, dtype, layout.fingerprint_cache)
-    if stored is None or ledger.entries.last() is None:
+    if stored is None or (ledger.entries.last() is None and not stored.get("adopted")):
         # Nothing has been trained: whatever the settings say now is what the run begins with.
         ledger.machine.set("root", root)
         return root
@@ -93,7 +94,8 @@ def compare(stored: dict[str, Any], current: dict[str, Any], folder: Path) -> No
             f"The tokenizer in {folder} is not the one this run began with. Put the old tokenizer files back, or begin "
             "a new run with `nightschool init`."
         )
-    changed = [key for key in current if stored.get(key) != current[key]]
+    # What was adopted follows from no setting: it is the run's, once and for all.
+    changed = [key for key in current if key != "adopted" and stored.get(key) != current[key]]
     if changed:
         lines = [f"{_SETTING_OF.get(key, key)} was {stored.get(key)!r} and is now {current[key]!r}" for key in changed]
         raise SettingsError(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nightschool import basemodel, curriculum, durable, logs, schedule
-from nightschool.errors import NightschoolError, StorageError, TrainingError
+from nightschool.errors import CheckpointError, FileError, NightschoolError, StorageError, TrainingError
 from nightschool.intake.prepared import HOLDOUT, PreparedReader
 from nightschool.ledger import Ledger, StepRow
 from nightschool.record import Record, root_digest
@@ -29,6 +29,7 @@ from nightschool.training.progress import Narrator
 from nightschool.training.recorder import Recorder
 from nightschool.training.saver import Job, Saver
 from nightschool.training.stopping import Stop
+from nightschool.training.weights import write_tokenizer
 from nightschool.workspace import Layout
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class Trainer:
         for note in (self.loop.head_note, self.loop.leak):
             if note:
                 log.warning("%s", note)
-        self._write_tokenizer()
+        write_tokenizer(layout, self.loop.built.tokenizer)
         # What is not whole, or does not belong, has been moved away.
         whole = {step for step, _ in layout.checkpoints()}
         self.saver = Saver(layout, ledger, lock, self.loop, self.recorder.flush, whole)
@@ -141,6 +142,12 @@ class Trainer:
 
     def _take_up(self, start: resume.Start) -> None:
         if start.record is None or start.folder is None:
+            if self.root.get("adopted"):
+                raise CheckpointError(
+                    f"This run began with a state that was taken over, and {self.layout.current_model} holds no "
+                    "checkpoint: it does not begin again from the bare base model. Go back to the state it began with: "
+                    "`nightschool rollback origin`, or put a checkpoint of this run back."
+                )
             log.info(
                 "Starting from the base model %s (%s).", self.settings.model.name,
                 f"{sum(p.numel() for p in self.loop.parameters):,} parameters to train",
@@ -222,7 +229,9 @@ class Trainer:
                 done = self.loop.done
                 log.info("Learning %s again: %d steps (%d to %d).", name, entry.steps, done + 1, done + entry.steps)
             self.narrator.begin(name, entry.length)
-            self._phase("training")
+            self.progress.entry, self.progress.phase = place.index, "training"
+            # Now, and not soon: if this file ends the process, the supervisor must know which it was.
+            self.ledger.machine.set("trainer", self._status())
         try:
             result = self.loop.step()
         except RuntimeError as error:
@@ -234,7 +243,7 @@ class Trainer:
         self.any_applied = self.any_applied or result.applied
         if result.ends_entry:
             if not self.any_applied:
-                raise TrainingError(
+                raise FileError(
                     f"No step on file {self.progress.file} gave a finite loss and gradient, so nothing was learned "
                     "from it and it is not called learned. Look at its rows; the last checkpoint is from before it."
                 )
@@ -309,7 +318,7 @@ class Trainer:
         self.not_finite += 1
         log.warning("Step %d: the loss or gradient is not finite; its update was not applied.", result.step)
         if self.not_finite >= NOT_FINITE_LIMIT:
-            raise TrainingError(
+            raise FileError(
                 f"{NOT_FINITE_LIMIT} steps in a row gave a loss or gradient that is not finite, the last at step "
                 f"{result.step} on file {self.progress.file}. None of them was applied, and the last checkpoint is "
                 "from before them. Look at the file's rows. A file's settings are frozen once it has begun: to train "
@@ -382,22 +391,11 @@ class Trainer:
             )
         return folder
 
-    def _write_tokenizer(self) -> None:
-        """Tokenizer and chat template beside the adapter: `current_model/` loads as it stands."""
-        scratch = durable.staging(self.layout.tmp, "tokenizer")
-        self.loop.built.tokenizer.save_pretrained(scratch)
-        # Last the file that says what the others are.
-        for path in sorted(scratch.iterdir(), key=lambda path: path.name == "tokenizer_config.json"):
-            target = self.layout.current_model / path.name
-            if not target.is_file() or target.read_bytes() != path.read_bytes():
-                durable.write_file(target, path.read_bytes())
-        durable.remove_tree(scratch)
-
     def _phase(self, phase: str) -> None:
         if self.progress.phase != phase:
             self.progress.phase = phase
             if phase == "waiting":
-                self.progress.file = self.progress.seconds_left = None
+                self.progress.entry = self.progress.file = self.progress.seconds_left = None
             self.recorder.tell()
 
     def _status(self) -> dict[str, Any]:

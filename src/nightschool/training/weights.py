@@ -12,14 +12,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from nightschool import durable
 from nightschool.errors import CheckpointError
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from nightschool.workspace import Layout
+
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 FULL_WEIGHTS = "model.safetensors"
+FULL_INDEX = "model.safetensors.index.json"
 
 
 def trainable_state(model: nn.Module, method: str) -> dict[str, Tensor]:
@@ -61,15 +65,29 @@ def load_trainable(model: Any, method: str, folder: Path) -> None:
     if method == "lora":
         path = folder / ADAPTER_WEIGHTS
         target = adapter_state_for_export(model, live)
-        _copy(_read(path), target, path)
+        _copy(_without_frozen(_read(path), target, model), target, path)
         return
     path = folder / FULL_WEIGHTS
-    saved = _read(path)
+    # Others write large models in several files, which transformers' own loader puts together.
+    saved = {} if not path.exists() and (folder / FULL_INDEX).exists() else _read(path)
     if saved.keys() != live.keys():
         # Some architectures are laid out in other tensors on disk than in memory (experts, fused projections).
         converted = _converted(model, folder)
         saved = saved if converted is None else converted
     _copy(saved, live, path)
+
+
+def _without_frozen(saved: dict[str, Tensor], target: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Without what others save beside an adapter on embeddings: the base's own weights, where they are still those."""
+    live = dict(model.named_parameters()) if saved.keys() - target.keys() else {}
+
+    def is_the_bases(name: str, tensor: Tensor) -> bool:
+        own = live.get(name)
+        if own is None or own.requires_grad or own.shape != tensor.shape:
+            return False
+        return torch.equal(own.detach().cpu(), tensor.to(own.dtype))
+
+    return {name: tensor for name, tensor in saved.items() if name in target or not is_the_bases(name, tensor)}
 
 
 def write_model(model: Any, method: str, host_state: Mapping[str, Tensor], folder: Path) -> None:
@@ -92,6 +110,18 @@ def write_model(model: Any, method: str, host_state: Mapping[str, Tensor], folde
         return
     # One file: a checkpoint's reader should not have to follow an index.
     model.save_pretrained(folder, state_dict=dict(host_state), max_shard_size="100TB")
+
+
+def write_tokenizer(layout: Layout, tokenizer: Any) -> None:
+    """Write tokenizer and chat template beside the adapter: `current_model/` loads as it stands."""
+    scratch = durable.staging(layout.tmp, "tokenizer")
+    tokenizer.save_pretrained(scratch)
+    # Last the file that says what the others are.
+    for path in sorted(scratch.iterdir(), key=lambda path: path.name == "tokenizer_config.json"):
+        target = layout.current_model / path.name
+        if not target.is_file() or target.read_bytes() != path.read_bytes():
+            durable.write_file(target, path.read_bytes())
+    durable.remove_tree(scratch)
 
 
 def _adapter_config(model: Any) -> str:

@@ -1,34 +1,26 @@
-"""nightschool from Python: `from nightschool import Workspace`. The command line uses nothing else.
-
-Importing this module imports neither torch nor pydantic; what needs them imports them when it is called.
-"""
+"""`Workspace`: making or opening one, handing files over, and looking at what it does."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from nightschool import adding, durable
+from nightschool.api.past import Past
 from nightschool.errors import CheckpointError, DataError, ModelError, NightschoolError
 from nightschool.forecast import Queue, read_queue
 from nightschool.intake import sidecar
 from nightschool.intake.glance import Glance, glance
 from nightschool.ledger import HIGH, LOW, NORMAL, Arrival, CheckpointRow, FileRow, HoldoutRow, Ledger
 from nightschool.status import Status, read_status
-from nightschool.workspace import Layout, find_workspace
+from nightschool.workspace import find_workspace
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from nightschool.settings import Settings
-    from nightschool.snapshots.listing import Listed
-    from nightschool.snapshots.purge import Trace
-    from nightschool.snapshots.retention import Verdict
-    from nightschool.snapshots.rollback import Later, Plan
-    from nightschool.snapshots.states import Snapshot
 
 Priority = Literal["high", "normal", "low"]
 PRIORITIES: dict[str, int] = {"high": HIGH, "normal": NORMAL, "low": LOW}
@@ -57,14 +49,8 @@ class Added:
     glance: Glance | None
 
 
-class Workspace:
+class Workspace(Past):
     """A workspace on disk. Works with or without a running machine: both sides meet in the ledger."""
-
-    def __init__(self, layout: Layout) -> None:
-        self.layout = layout
-
-    def __repr__(self) -> str:
-        return f"Workspace({str(self.layout.root)!r})"
 
     @classmethod
     def create(cls, folder: str | os.PathLike[str], model: str, **settings: Mapping[str, Any]) -> Workspace:
@@ -85,6 +71,37 @@ class Workspace:
         return cls(create(Path(folder), model, settings))
 
     @classmethod
+    def adopt(
+        cls,
+        folder: str | os.PathLike[str],
+        source: str | os.PathLike[str],
+        model: str | None = None,
+        *,
+        say: Callable[[str], Any] | None = None,
+        **settings: Mapping[str, Any],
+    ) -> Workspace:
+        """Make a new workspace in `folder` from what `source` holds, which is only read.
+
+        From the output folder of a Hugging Face Trainer, or one `checkpoint-N` of it: the run goes on from its newest
+        whole state. From another workspace: all its files wait again, in the order in which it learned them.
+
+        Args:
+            folder: where; empty or not there. Made whole or not at all.
+            source: the folder to go on from.
+            model: the base model, if another than `source` names.
+            say: called with each line on progress, on what was carried and what was not.
+            settings: sections of `nightschool.toml` over those that follow from `source`.
+
+        Raises:
+            CheckpointError: `source` holds no state that can be taken over, or it does not fit the model.
+            SettingsError, ModelError: it was trained with what is not offered here, or its base model is not found.
+            WorkspaceError: `folder` holds something.
+        """
+        from nightschool.adoption import adopt
+
+        return cls(adopt(Path(folder), Path(source), model, settings, say).layout)
+
+    @classmethod
     def open(cls, folder: str | os.PathLike[str] | None = None) -> Workspace:
         """The workspace at or above `folder` (default: the current one).
 
@@ -94,26 +111,6 @@ class Workspace:
         layout = find_workspace(None if folder is None else Path(folder))
         layout.require()
         return cls(layout)
-
-    @property
-    def root(self) -> Path:
-        """The workspace's folder."""
-        return self.layout.root
-
-    @property
-    def settings(self) -> Settings:
-        """What `nightschool.toml` says now.
-
-        Raises:
-            SettingsError: it is malformed.
-        """
-        from nightschool.settings import load_settings
-
-        return load_settings(self.layout.settings_file)
-
-    def ledger(self) -> Ledger:
-        """Open the ledger, for what has no method here; close it, or use it in a `with`."""
-        return Ledger.open(self.layout.ledger)
 
     def add(
         self,
@@ -277,109 +274,6 @@ class Workspace:
         with self.ledger() as ledger:
             return ledger.checkpoints.listing()
 
-    def rollback(
-        self, to: str | int, later: Later = "again", *, dry_run: bool = False, waiting: Callable[[str], Any] = print
-    ) -> Plan:
-        """Go back to a saved state; see `nightschool.snapshots.rollback.plan` for the words that name one.
-
-        Args:
-            to: a step, a snapshot's date or name, `latest`, or `undo`.
-            later: what becomes of what was learned after it: `again`, `queue` or `shelve`.
-            dry_run: only say what it would do.
-            waiting: told what is waited for.
-
-        Raises:
-            BusyError: snapshots or the history are being changed already.
-            CheckpointError: there is no such state, or it cannot be used.
-        """
-        from nightschool.snapshots import acts, rollback
-
-        if not dry_run:
-            return acts.go_back(self.layout, str(to), later, waiting)
-        with self.ledger() as ledger:
-            return rollback.plan(self.layout, ledger, str(to), later)
-
-    def forget(
-        self,
-        files: Sequence[str | int],
-        *,
-        replace: str | os.PathLike[str] | None = None,
-        purge: bool = False,
-        dry_run: bool = False,
-        waiting: Callable[[str], Any] = print,
-    ) -> Plan:
-        """Forget files exactly: afterwards the run is, bit for bit, the one in which they were never dropped.
-
-        Args:
-            files: names or numbers.
-            replace: a mended file that is put in the place of the one that is forgotten.
-            purge: remove the bytes too, and all that has seen them.
-            dry_run: only say what it would do.
-            waiting: told what is waited for.
-
-        Raises:
-            BusyError: snapshots or the history are being changed already.
-            DataError: there is no such file, or the mended one cannot be used; then nothing was forgotten.
-            CheckpointError: nothing is left to start from.
-        """
-        from nightschool.snapshots import acts
-        from nightschool.snapshots import forget as forgetting
-
-        words = [str(file) for file in files]
-        if not dry_run:
-            instead = None if replace is None else Path(replace)
-            return acts.forget_files(
-                self.layout, words, instead=instead, purging=purge, second_place=self._second_place(), waiting=waiting
-            )
-        with self.ledger() as ledger:
-            return forgetting.plan(self.layout, ledger, forgetting.find(ledger, words), purge=purge)
-
-    def traces(self, files: Sequence[str | int]) -> list[Trace]:
-        """What a purge of these files would remove."""
-        from nightschool.snapshots import acts
-
-        return acts.traces(self.layout, [str(file) for file in files], self._second_place())
-
-    def _second_place(self) -> Path | None:
-        place = self.settings.snapshots.copy_to
-        return Path(place) if place else None
-
-    def snapshot(
-        self, name: str | None = None, *, patience: float = 600.0, told: Callable[[str], Any] | None = None
-    ) -> Snapshot:
-        """Take a snapshot now, of the newest state, and return it. A trainer at work saves first, and goes on.
-
-        Args:
-            name: what to call it, and its folder in `snapshots/`; the local time if not given.
-            patience: seconds to wait for the trainer, and for whoever else takes or goes back to a saved state.
-            told: called with each thing that is waited for, in a sentence.
-
-        Raises:
-            SettingsError: it cannot be called so.
-            CheckpointError: nothing has been saved yet, or what was is damaged.
-            BusyError: somebody else was at saved states for too long.
-            StorageError: the disk refuses, or there is a snapshot of that name; nothing was left behind.
-        """
-        from nightschool.snapshots import byhand
-
-        return byhand.take_now(self.layout, name, _utc_now().astimezone(), patience, told or (lambda _: None))
-
-    def snapshots(self) -> list[Listed]:
-        """Every snapshot with its size, what is wrong with it, and whether retention keeps it; by step, not by time."""
-        from nightschool.snapshots.listing import listing
-
-        return listing(self.layout, self.settings.snapshots, _utc_now().astimezone().date())
-
-    def prune(self, *, dry_run: bool = False) -> list[Verdict]:
-        """Remove the snapshots that retention lets go of, and return what was decided about them.
-
-        Raises:
-            BusyError: somebody else is at saved states.
-        """
-        from nightschool.snapshots import byhand
-
-        return byhand.prune_now(self.layout, self.settings.snapshots, _utc_now().astimezone().date(), dry_run)
-
     def pause(self) -> None:
         """Let the trainer save and end, which frees the GPU, until `resume`. Files are still taken in."""
         self._tell("pause", "Pause was asked for.", paused=True)
@@ -387,12 +281,6 @@ class Workspace:
     def resume(self) -> None:
         """Go on after `pause`, or try again after a failure that was put right."""
         self._tell("resume", "Going on was asked for.", paused=False, resumed=os.urandom(4).hex())
-
-    def _tell(self, kind: str, text: str, **values: Any) -> None:
-        with self.ledger() as ledger, ledger.transaction():
-            for key, value in values.items():
-                ledger.machine.set(key, value)
-            ledger.events.add(kind, text)
 
     def load(self, at: int | None = None, device: str = "cpu") -> tuple[Any, Any]:
         """The model as it is now, ready for inference: (model, tokenizer), through transformers and PEFT.
@@ -477,6 +365,4 @@ def _name_of(ledger: Ledger, position: int) -> str | None:
 
 
 def _utc_now() -> datetime:
-    from datetime import UTC, datetime
-
     return datetime.now(UTC)

@@ -1,0 +1,133 @@
+"""What the machine does about a trainer that gets nowhere: end one that hangs, and set the file aside that stops it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from nightschool.errors import BusyError, NightschoolError, TrainingError
+from nightschool.ledger import Ledger
+from nightschool.snapshots import acts
+from nightschool.supervisor import policies
+from nightschool.supervisor.keeper import Keeper
+from nightschool.words import escape
+from nightschool.workspace import Layout
+
+BUSY_DELAY = 5.0
+END_SECONDS = 30.0
+
+log = logging.getLogger("nightschool.supervisor")
+
+
+class Mending:
+    """Looks after one trainer.
+
+    Args:
+        layout, ledger: the workspace.
+        trainer: its keeper.
+        hang_minutes: how long a step may take; 0 for ever.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self, layout: Layout, ledger: Ledger, trainer: Keeper, hang_minutes: float, clock: Callable[[], float]
+    ) -> None:
+        self.layout = layout
+        self.ledger = ledger
+        self.trainer = trainer
+        self.limit = hang_minutes * 60
+        self.clock = clock
+        self._seen: object = None
+        self._since = 0.0
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self._again_at = 0.0
+        self._blamed = 0
+        self._learned = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether a file is being set aside, or is to be: the trainer must not start before."""
+        return self._thread is not None or self.trainer.blame is not None
+
+    def tick(self, told: dict[str, Any]) -> None:
+        """Look, and do the next thing; returns at once. `told`: what the trainer says of itself.
+
+        Raises:
+            StorageError: the ledger cannot be read; call again later.
+        """
+        if self._thread is not None:
+            if self._thread.is_alive():
+                return
+            self._thread = None
+            self._collect()
+        if self.trainer.blame is not None and self.clock() >= self._again_at:
+            self._blame(self.trainer.blame)
+        self._watch(told)
+
+    def end(self) -> None:
+        """Wait a little for what is at work; cut off, the next start finishes it, or it was never begun."""
+        if self._thread is not None:
+            self._thread.join(END_SECONDS)
+
+    def _watch(self, told: dict[str, Any]) -> None:
+        child = self.trainer.child
+        ours = told if told.get("pid") == child.pid else {}
+        seen = (child.pid, ours.get("phase"), ours.get("step"), ours.get("file"))
+        if seen != self._seen:
+            self._seen, self._since = seen, self.clock()
+        if not child.alive or child.asked:
+            return
+        why = policies.hangs(self.clock() - self._since, ours.get("phase"), self.limit)
+        if why is not None:
+            self.trainer.end(why)
+
+    def _blame(self, why: str) -> None:
+        learned = self.ledger.files.counts()["learned"]
+        if learned > self._learned:
+            self._blamed = 0
+        self._learned = learned
+        files = self._files()
+        if not files or not policies.is_the_file(self._blamed):
+            self.trainer.blame = None
+            if files:
+                why += (
+                    f". {self._blamed} files were set aside for such a thing already, one after the other, so it is "
+                    "hardly the files: look at the machine and its libraries"
+                )
+            self.trainer.give_up(why, TrainingError.exit_code)
+            return
+        self._thread = threading.Thread(target=self._do, args=(files, why), name="set aside", daemon=True)
+        self._thread.start()
+
+    def _files(self) -> list[int]:
+        """What the trainer said it was at when it began with it."""
+        position = (self.ledger.machine.get("trainer") or {}).get("entry")
+        try:
+            return [] if position is None else list(self.ledger.entries.get(position).file_ids)
+        except KeyError:
+            return []
+
+    def _do(self, files: list[int], why: str) -> None:
+        try:
+            plan = acts.set_aside(self.layout, files, why.rstrip("."), log.info)
+            log.warning(
+                "%s. The run goes on from step %d.", escape(plan.cut.what[:1].upper() + plan.cut.what[1:]), plan.then
+            )
+        except BaseException as error:  # told by the supervisor's own thread
+            self._error = error
+
+    def _collect(self) -> None:
+        error, self._error = self._error, None
+        if error is None:
+            self._blamed += 1
+            self.trainer.blame = None
+        elif isinstance(error, BusyError):
+            self._again_at = self.clock() + BUSY_DELAY
+        elif isinstance(error, NightschoolError):
+            self.trainer.blame = None
+            self.trainer.give_up(f"the file it was at could not be set aside: {error}", error.exit_code)
+        else:
+            raise error
