@@ -192,3 +192,17 @@ def test_status_tells_of_the_checkpoint_that_was_gone_back_to(run: Layout) -> No
         assert told.last_checkpoint is not None
         assert (told.last_checkpoint["step"], told.lineage) == (14, read_record(run.checkpoint(14)).lineage)
         rig.run(run, on_start=lambda trainer: trainer.stop.set("the test asked for it"))
+
+
+def test_what_a_file_taught_is_measured_anew_where_its_end_is_another(make: Make) -> None:
+    layout = make(["a"], checkpoints={"save_steps": 1, "save_total_limit": 50})
+    rig.add(layout, "b", rig.sequences(14, 5), rows=40, held=rig.sequences(3, 6))
+    rig.run(layout)
+    with Ledger.open(layout.ledger) as ledger:
+        before = ledger.holdouts.at(1)[0]
+    acts.go_back(layout, "4", later="shelve", waiting=quiet)
+    rig.run(layout)
+    with Ledger.open(layout.ledger) as ledger:
+        after = ledger.holdouts.at(1)[0]
+    assert after.loss_before == before.loss_before
+    assert after.loss_after not in (None, before.loss_after)

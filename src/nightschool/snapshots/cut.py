@@ -19,7 +19,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +220,11 @@ def _rewind(ledger: Ledger, cut: Cut, before: Sequence[Entry], have: int, past: 
         same = at + 1
     ledger.boundaries.delete_from(same)
     ledger.holdouts.delete_from(same)
+    last = same - 1
+    if same and (cut.entries[last].stop != before[last].stop or curriculum.first_step(cut.entries, same) > have):
+        # Of the last of them not all is done, or was: what it taught is measured anew.
+        same = last
+        ledger.holdouts.record([replace(row, loss_after=None) for row in ledger.holdouts.at(same)])
     if past is None:
         return
     for page in past.steps.losses(after=have):
