@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nightschool import Workspace
+from nightschool import Workspace, durable
 from nightschool.errors import StorageError
 from nightschool.intake.worker import Worker
 from nightschool.ledger import Ledger
@@ -206,3 +206,10 @@ def test_what_a_file_taught_is_measured_anew_where_its_end_is_another(make: Make
         after = ledger.holdouts.at(1)[0]
     assert after.loss_before == before.loss_before
     assert after.loss_after not in (None, before.loss_after)
+
+
+def test_a_command_from_another_container_is_rested_for_too(run: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(durable, "holder", lambda _: durable.ELSEWHERE)
+    assert cut.held_for(run, {cut.HOLD: {"pid": 77, "why": "a rollback"}}) == "a rollback"
+    monkeypatch.setattr(durable, "holder", lambda _: 78)
+    assert cut.held_for(run, {cut.HOLD: {"pid": 77, "why": "a rollback"}}) is None

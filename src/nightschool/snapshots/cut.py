@@ -126,7 +126,8 @@ def _let_go(ledger: Ledger) -> None:
 def held_for(layout: Layout, told: Mapping[str, Any]) -> str | None:
     """Why the machine is to rest: what `at_rest` was given by a process that still lives. `told`: all machine rows."""
     hold = told.get(HOLD)
-    if not hold or durable.holder(layout.way_back_lock) != hold.get("pid"):
+    # From within a container, a process outside of it has no number.
+    if not hold or durable.holder(layout.way_back_lock) not in (hold.get("pid"), durable.ELSEWHERE):
         return None
     return str(hold.get("why"))
 
