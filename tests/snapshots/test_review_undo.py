@@ -12,7 +12,7 @@ from nightschool import Workspace
 from nightschool.errors import StorageError
 from nightschool.intake.worker import Worker
 from nightschool.ledger import Ledger
-from nightschool.record import entries_of, read_generation
+from nightschool.record import entries_of, read_generation, read_record
 from nightschool.settings import load_settings
 from nightschool.snapshots import acts, cut
 from nightschool.workspace import Layout
@@ -181,3 +181,14 @@ def test_a_forgotten_file_that_comes_back_is_told(run: Layout) -> None:
     assert Workspace(run).rollback("undone/0/checkpoint-10", dry_run=True).revived == ["b"]
     assert Workspace(run).rollback("undo", dry_run=True).revived == ["b"]
     assert Workspace(run).rollback("2", dry_run=True).revived == []
+
+
+def test_status_tells_of_the_checkpoint_that_was_gone_back_to(run: Layout) -> None:
+    acts.go_back(run, "4", waiting=quiet)
+    rig.run(run, on_step=rig.stop_at(6))
+    acts.go_back(run, "undone/0/checkpoint-14", waiting=quiet)
+    for _ in range(2):
+        told = Workspace(run).status()
+        assert told.last_checkpoint is not None
+        assert (told.last_checkpoint["step"], told.lineage) == (14, read_record(run.checkpoint(14)).lineage)
+        rig.run(run, on_start=lambda trainer: trainer.stop.set("the test asked for it"))

@@ -302,6 +302,7 @@ def finish(layout: Layout, ledger: Ledger) -> None:
             _move(final, undone)
         if not final.exists():
             durable.publish(staged, final)
+            _published(ledger, final, note["generation"])
     if ledger.machine.get(serving.KEEP) is None:
         if final.exists():
             serving.point_at(layout, final)
@@ -313,6 +314,16 @@ def finish(layout: Layout, ledger: Ledger) -> None:
         second = note["second_place"]
         purge.remove(layout, ledger, note["purge"], Path(second) if second else None)
     ledger.machine.delete(PENDING)
+
+
+def _published(ledger: Ledger, folder: Path, generation: int) -> None:
+    """Tell the ledger of a state that is back: under the new generation, or an older state would be called newer."""
+    record, size = read_record(folder), {path.name: path.stat().st_size for path in folder.iterdir()}
+    ledger.checkpoints.publish(
+        step=record.step, generation=generation, lineage=record.lineage, path=folder.name,
+        bytes_adapter=sum(size[name] for name in size if name.endswith(".safetensors")),
+        bytes_optimizer=size.get("optimizer.pt", 0),
+    )  # fmt: skip
 
 
 def _belongs(folder: Path, root: str, entries: list[Entry]) -> bool:
