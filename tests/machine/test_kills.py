@@ -25,7 +25,8 @@ from tests.machine import whole
 from tests.machine.conftest import Start
 from tests.machine.whole import Machine
 
-ROUNDS = int(os.environ.get("NIGHTSCHOOL_KILL_ROUNDS") or 20)
+ASKED = os.environ.get("NIGHTSCHOOL_KILL_ROUNDS")
+ROUNDS = int(ASKED or 20)
 FILES = {"a.jsonl": (60, "text"), "b.jsonl": (60, "chat"), "c.jsonl": (90, "pair"), "d.jsonl": (30, "text")}
 MOMENTS = ("intake", "step", "save", "step", "loading", "save", "intake", "step", "start", "step")
 WAYS = ("all", "all", "supervisor", "all", "trainer", "stop", "all")
@@ -168,7 +169,9 @@ def test_a9_b_killed_again_and_again_the_weights_are_the_same(tmp_path: Path, st
     case = make_case(tmp_path, KINDS[kind])
     layout = case.workspace(tmp_path / "killed")
     killer = Killer(case, layout, start, random.Random(f"{kind} {ROUNDS}"))
-    for number in range(ROUNDS):
+    # Every second one for the second kind, unless a number was asked for: a machine's start is most of the time.
+    every = 1 if ASKED or kind == next(iter(KINDS)) else 2
+    for number in range(0, ROUNDS, every):
         killer.round(number)
     killer.drop_next(len(FILES))
     whole.run_undisturbed(layout)
@@ -183,8 +186,10 @@ def test_a9_b_killed_again_and_again_the_weights_are_the_same(tmp_path: Path, st
         (other,) = case.undisturbed.archive.rglob(name)
         assert archived.read_bytes() == other.read_bytes()
     print(killer.found)
-    assert len(whole.events(layout, "resumed")) >= ROUNDS // 3, f"the kills missed the training: {killer.found}"
-    if ROUNDS >= 20:
+    assert len(whole.events(layout, "resumed")) >= ROUNDS // every // 3, (
+        f"the kills missed the training: {killer.found}"
+    )
+    if ROUNDS // every >= 20:
         assert killer.found["save left unfinished"], f"the kills missed the saves: {killer.found}"
 
 
