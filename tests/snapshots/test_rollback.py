@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from nightschool import Workspace, durable, verify
 from nightschool.errors import BusyError, CheckpointError
 from nightschool.ledger import Ledger
 from nightschool.record import entries_of, read_generation, read_record
-from nightschool.snapshots import acts, cut, rollback, states
+from nightschool.snapshots import acts, cut, holding, rollback, states, take
 from nightschool.workspace import Layout
 from tests.snapshots.conftest import SIZES, STEPS, Make, quiet
 from tests.training import rig
@@ -327,3 +328,32 @@ def test_control_a_plan_that_goes_back_too_little_is_seen(
     with Ledger.open(run.ledger) as ledger:
         plan = forget.plan(run, ledger, forget.find(ledger, ["e"]))
     assert plan.then > sum(STEPS[name] for name in "abcd")
+
+
+def test_to_every_snapshot_and_on_again_and_a_forgetting_that_begins_at_one(make: Make, without: Without) -> None:
+    """Checkpoints of those steps are long gone: what is gone back to comes out of the snapshots."""
+    layout = make(checkpoints={"save_steps": 100, "save_total_limit": 2})
+    for number, step in enumerate((2, 4, 8)):
+        rig.run(layout, on_step=rig.stop_at(step))
+        with Ledger.open(layout.ledger) as ledger, holding.way_back(layout, "a test"):
+            day = date(2026, 11, 20 + number)
+            take.take(layout, ledger, name=str(day), kind="daily", day=day, now=datetime(2026, 11, 25, tzinfo=UTC))
+    rig.run(layout)
+    assert steps_of(layout) == [8, TOTAL]
+    for word in ("latest", "2026-11-21", "2026-11-20"):
+        plan = acts.go_back(layout, word, waiting=quiet)
+        assert plan.start == ("2026-11-22" if word == "latest" else word)
+        assert verify.report(layout).problems == []
+        rig.run(layout)
+        assert rig.outcome(layout) == without()
+    for _, folder in layout.checkpoints()[:-1]:
+        shutil.rmtree(folder)
+    shutil.rmtree(layout.undone)
+    layout.undone.mkdir()
+    with Ledger.open(layout.ledger) as ledger:
+        for row in ledger.checkpoints.listing("published")[:-1]:
+            ledger.checkpoints.retire(row.step, "for the test", generation=row.generation)
+    plan = acts.forget_files(layout, ["d"], waiting=quiet)
+    assert (plan.start, plan.then) == ("2026-11-22", 8), "d begins after step 9"
+    rig.run(layout)
+    assert rig.outcome(layout) == without("d")

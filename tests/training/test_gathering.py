@@ -103,7 +103,9 @@ def test_intake_and_trainer_go_by_one_number_however_old_their_settings_are(base
 
 
 def row(number: int, rows: int, state: str = "ready", bytes: int = 100, priority: int = 1, tokens: int = 10) -> FileRow:
-    found: Any = SimpleNamespace(id=number, rows_good=rows, state=state, bytes=bytes, priority=priority, tokens=tokens)
+    found: Any = SimpleNamespace(
+        id=number, options={}, rows_good=rows, state=state, bytes=bytes, priority=priority, tokens=tokens
+    )
     return found
 
 
