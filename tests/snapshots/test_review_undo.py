@@ -14,7 +14,7 @@ from nightschool.intake.worker import Worker
 from nightschool.ledger import Ledger
 from nightschool.record import entries_of, read_generation, read_record
 from nightschool.settings import load_settings
-from nightschool.snapshots import acts, cut
+from nightschool.snapshots import acts, cut, undone
 from nightschool.workspace import Layout
 from tests.snapshots.conftest import Make, quiet
 from tests.snapshots.test_forget import real
@@ -213,3 +213,20 @@ def test_a_command_from_another_container_is_rested_for_too(run: Layout, monkeyp
     assert cut.held_for(run, {cut.HOLD: {"pid": 77, "why": "a rollback"}}) == "a rollback"
     monkeypatch.setattr(durable, "holder", lambda _: 78)
     assert cut.held_for(run, {cut.HOLD: {"pid": 77, "why": "a rollback"}}) is None
+
+
+def test_cuts_that_never_came_about_do_not_push_out_those_that_did(
+    run: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acts.go_back(run, "6", later="shelve", waiting=quiet)
+    for _ in range(3):
+        with monkeypatch.context() as patch:
+
+            def refuses(*_: object) -> None:
+                raise StorageError("the disk is full")
+
+            patch.setattr(cut, "_switch", refuses)
+            with pytest.raises(StorageError):
+                acts.go_back(run, "4", waiting=quiet)
+    with Ledger.open(run.ledger) as ledger:
+        assert undone.prune(run, ledger, 3) == []

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from nightschool import durable
 from nightschool.snapshots import serving
+from nightschool.snapshots.cut import LAST_CUT
 from nightschool.snapshots.states import LEDGER
 from nightschool.workspace import Layout
 
@@ -37,7 +38,13 @@ def prune(layout: Layout, ledger: Ledger, keep: int) -> list[str]:
     """
     durable.sweep(layout.undone)
     there = {int(path.name): path for path in layout.undone.glob("[0-9]*") if path.name.isdecimal() and path.is_dir()}
-    cuts = [number for number, path in there.items() if (path / LEDGER).exists()]
+    last = (ledger.machine.get(LAST_CUT) or {}).get("undone")
+    # A cut that was refused or killed before it came about has left a copy of the ledger, and took nothing out.
+    cuts = [
+        number
+        for number, path in there.items()
+        if (path / LEDGER).exists() and (number == last or any(path.glob("checkpoint-*")))
+    ]
     served = (layout.current_model / serving.LATEST).resolve()
     gone = []
     for number in surplus(there, cuts, keep):
