@@ -108,7 +108,7 @@ def take(layout: Layout, ledger: Ledger, row: FileRow, today: str) -> Outcome:
             ledger.files.archived(row.id, digest, size, place, options)
             ledger.events.add("file_archived", f"{row.name} is in {place}", file=row.id, bytes=size)
         log.info("%s is in %s (%s)", escape(row.name), escape(place), in_bytes(size))
-    _finish(layout, ledger, ledger.files.get(row.id), digest, before, today)
+    _finish(layout, ledger, ledger.files.get(row.id), digest, before)
     rejected.finish(layout, ledger, ledger.files.get(row.id))
     return outcome
 
@@ -137,7 +137,7 @@ def recover(layout: Layout, ledger: Ledger) -> int:
     done = 0
     for row in rows:
         if row.state != "arrived":
-            _finish(layout, ledger, row, _digest(_staged(layout, row.id)), None, None)
+            _finish(layout, ledger, row, _digest(_staged(layout, row.id)), None)
             done += 1
     for row in ledger.files.each("rejected"):
         rejected.finish(layout, ledger, row)
@@ -254,7 +254,7 @@ def _copy(layout: Layout, source: Path, staged: Path) -> Stamp | str:
     return stamp(found)
 
 
-def _finish(layout: Layout, ledger: Ledger, row: FileRow, digest: str, before: Stamp | None, today: str | None) -> None:
+def _finish(layout: Layout, ledger: Ledger, row: FileRow, digest: str, before: Stamp | None) -> None:
     """Steps 3 to 5, for a file that the ledger has as archived (or further), as rejected, or as a duplicate."""
     staged = _staged(layout, row.id)
     holder = ledger.files.get(row.duplicate_of) if row.state == "duplicate" and row.duplicate_of else row
@@ -272,7 +272,7 @@ def _finish(layout: Layout, ledger: Ledger, row: FileRow, digest: str, before: S
             durable.link_or_copy(staged, place)
     source = Path(row.source)
     if _beside(staged).exists():
-        _keep_settings(layout, ledger.files.get(row.id), _beside(staged), today)
+        _keep_settings(layout, ledger.files.get(row.id), _beside(staged))
     if source.parent != layout.incoming:
         if before is None:
             _clear_after_crash(ledger, source, row.id, digest)
@@ -284,13 +284,13 @@ def _finish(layout: Layout, ledger: Ledger, row: FileRow, digest: str, before: S
     durable.remove_file(staged)
 
 
-def _keep_settings(layout: Layout, row: FileRow, staged: Path, today: str | None) -> None:
+def _keep_settings(layout: Layout, row: FileRow, staged: Path) -> None:
     """Step 3 for the settings beside a file: beside its place in the archive, or where that would be."""
     digest = _digest(staged)
     if row.archive is not None:
         base, wanted = (layout.root / row.archive).parent, [Path(row.archive).name + sidecar.ENDING]
-    else:  # a duplicate has no place of its own
-        base, wanted = layout.archive / (today or time.strftime("%Y-%m-%d")), []
+    else:  # a duplicate has no place of its own; the day it came is the same when this is done again after a crash
+        base, wanted = layout.archive / row.arrived_at[:10], []
     for name in itertools.chain(wanted, rejected.names(row.name + sidecar.ENDING, row.id)):
         place = base / name
         if os.path.lexists(place):
