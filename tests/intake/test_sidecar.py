@@ -85,6 +85,8 @@ def test_law_3_the_settings_of_a_duplicate_are_kept(place):
 def test_e6_settings_of_another_file_never_come_to_lie_beside_one_that_has_none(place):
     take(place, place.drop("a.jsonl", b"x"))
     take(place, drop_pair(place, b"epochs = 2", "b.jsonl"))
+    # As where a duplicate came on the day of these tests: its settings lie there by themselves.
+    (place.layout.archive / TODAY / "b.jsonl.toml").write_bytes(b"epochs = 2")
     number = place.drop("b.jsonl", b"y")
     take(place, number)
     assert place.get(number).archive == f"archive/{TODAY}/b-{number}.jsonl"
