@@ -25,8 +25,7 @@ from tests.machine import whole
 from tests.machine.conftest import Start
 from tests.machine.whole import Machine
 
-ASKED = os.environ.get("NIGHTSCHOOL_KILL_ROUNDS")
-ROUNDS = int(ASKED or 20)
+ROUNDS = int(os.environ.get("NIGHTSCHOOL_KILL_ROUNDS") or 20)
 FILES = {"a.jsonl": (60, "text"), "b.jsonl": (60, "chat"), "c.jsonl": (90, "pair"), "d.jsonl": (30, "text")}
 MOMENTS = ("intake", "step", "save", "step", "loading", "save", "intake", "step", "start", "step")
 WAYS = ("all", "all", "supervisor", "all", "trainer", "stop", "all")
@@ -91,8 +90,7 @@ def make_case(root: Path, kind: Kind) -> Case:
 class Killer:
     """Rounds of starting a machine, waiting for a moment, and ending it."""
 
-    def __init__(self, case: Case, layout: Layout, start: Start, chance: random.Random, rounds: int) -> None:
-        self.rounds = rounds
+    def __init__(self, case: Case, layout: Layout, start: Start, chance: random.Random) -> None:
         self.case = case
         self.layout = layout
         self.start = start
@@ -116,7 +114,7 @@ class Killer:
             self.drop_next(2 if number == 0 else 1)
         machine = self.start(self.layout)
         last = self.case.ends[self.dropped - 1]
-        self.wait_for(machine, moment, min(last - 1, self.case.ends[-1] * (number + 1) // (self.rounds + 1)))
+        self.wait_for(machine, moment, min(last - 1, self.case.ends[-1] * (number + 1) // (ROUNDS + 1)))
         self.end(machine, way)
         self.found[f"{moment}: {way}"] += 1
         self.found["save left unfinished"] += bool(self.unfinished())
@@ -169,10 +167,8 @@ class Killer:
 def test_a9_b_killed_again_and_again_the_weights_are_the_same(tmp_path: Path, start: Start, kind: str) -> None:
     case = make_case(tmp_path, KINDS[kind])
     layout = case.workspace(tmp_path / "killed")
-    # Half as many for the second kind, unless a number was asked for: a machine's start is most of the time.
-    rounds = ROUNDS if ASKED or kind == next(iter(KINDS)) else ROUNDS // 2
-    killer = Killer(case, layout, start, random.Random(f"{kind} {rounds}"), rounds)
-    for number in range(rounds):
+    killer = Killer(case, layout, start, random.Random(f"{kind} {ROUNDS}"))
+    for number in range(ROUNDS):
         killer.round(number)
     killer.drop_next(len(FILES))
     whole.run_undisturbed(layout)
@@ -187,8 +183,8 @@ def test_a9_b_killed_again_and_again_the_weights_are_the_same(tmp_path: Path, st
         (other,) = case.undisturbed.archive.rglob(name)
         assert archived.read_bytes() == other.read_bytes()
     print(killer.found)
-    assert len(whole.events(layout, "resumed")) >= rounds // 3, f"the kills missed the training: {killer.found}"
-    if rounds >= 20:
+    assert len(whole.events(layout, "resumed")) >= ROUNDS // 3, f"the kills missed the training: {killer.found}"
+    if ROUNDS >= 20:
         assert killer.found["save left unfinished"], f"the kills missed the saves: {killer.found}"
 
 

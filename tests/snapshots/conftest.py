@@ -63,6 +63,14 @@ def learned(make: Make) -> Layout:
     return layout
 
 
+@pytest.fixture(scope="session")
+def kept(make: Make) -> Layout:
+    """The whole run with every second checkpoint kept."""
+    layout = make(checkpoints={"save_steps": 2, "save_total_limit": 50})
+    rig.run(layout)
+    return layout
+
+
 @pytest.fixture
 def run(learned: Layout, tmp_path: Path) -> Layout:
     """A copy of the learned run that a test may change."""

@@ -24,13 +24,6 @@ from tests.training import rig
 Without = Callable[..., rig.Outcome]
 
 
-@pytest.fixture(scope="session")
-def kept(make: Make) -> Layout:
-    layout = make(checkpoints={"save_steps": 2, "save_total_limit": 50})
-    rig.run(layout)
-    return layout
-
-
 @pytest.fixture
 def run(kept: Layout, tmp_path: Path) -> Layout:
     shutil.copytree(kept.root, tmp_path / "ws", symlinks=True)

@@ -23,14 +23,6 @@ Without = Callable[..., rig.Outcome]
 TOTAL = sum(STEPS.values())
 
 
-@pytest.fixture(scope="session")
-def kept(make: Make) -> Layout:
-    """The whole run with every second checkpoint kept."""
-    layout = make(checkpoints={"save_steps": 2, "save_total_limit": 50})
-    rig.run(layout)
-    return layout
-
-
 @pytest.fixture
 def run(kept: Layout, tmp_path: Path) -> Layout:
     shutil.copytree(kept.root, tmp_path / "ws", symlinks=True)

@@ -14,9 +14,9 @@ Killed before 4, nothing has changed but a number and a copy; killed after it, `
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -25,11 +25,12 @@ from typing import Any
 
 from nightschool import curriculum, durable
 from nightschool.curriculum import Entry, Part
-from nightschool.errors import BusyError, CheckpointError, NightschoolError
+from nightschool.errors import CheckpointError, NightschoolError
 from nightschool.ledger import EntryRow, Ledger
 from nightschool.ledger.files import State
 from nightschool.record import belongs, entries_of, read_generation, read_record, root_digest, write_generation
 from nightschool.snapshots import purge, serving
+from nightschool.snapshots.holding import held, way_back
 from nightschool.snapshots.states import LEDGER, Saved
 from nightschool.workspace import Layout
 
@@ -44,7 +45,6 @@ HOLD = "hold"
 """The machine row that asks the supervisor to let its children rest: {"pid", "why"}."""
 REPLACING = "replacing"
 """The machine row with the file that is being prepared to take another's place: its id."""
-POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -88,32 +88,14 @@ def at_rest(layout: Layout, ledger: Ledger, why: str, waiting: Callable[[str], A
         BusyError: another process takes, removes or goes back to saved states.
     """
     with ExitStack() as stack:
-        lock = durable.Lock(layout.way_back_lock, "another change of snapshots or history")
-        stack.enter_context(lock)
+        stack.enter_context(way_back(layout, "another change of snapshots or history"))
         ledger.machine.set(HOLD, {"pid": os.getpid(), "why": why})
         stack.callback(_let_go, ledger)
         for path, what in ((layout.trainer_lock, "the trainer"), (layout.intake_lock, "the intake worker")):
-            stack.enter_context(_taken(path, what, waiting))
+            told = f"Waiting until {what} has saved and ended"
+            stack.enter_context(held(path, what, patience=math.inf, waiting=lambda _, told=told: waiting(told)))
         finish(layout, ledger)
         yield
-
-
-@contextmanager
-def _taken(path: Path, what: str, waiting: Callable[[str], Any]) -> Iterator[None]:
-    lock, told = durable.Lock(path, what), False
-    while True:
-        try:
-            lock.acquire()
-            break
-        except BusyError:
-            if not told:
-                waiting(f"Waiting until {what} has saved and ended")
-                told = True
-            time.sleep(POLL_SECONDS)
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _let_go(ledger: Ledger) -> None:
