@@ -138,11 +138,12 @@ def _wait(what: Callable[[], Any], machine: subprocess.Popen[bytes]) -> None:
 
 def _drop(layout: Layout, file: Path) -> float:
     """Seconds from the renaming into the inbox to the first step."""
-    part = layout.inbox / f"{file.name}.part"
-    part.write_bytes(file.read_bytes())
+    # Not within the inbox, or the machine could know it for a copy that is whole and not let it rest at all.
+    copied = layout.root / file.name
+    copied.write_bytes(file.read_bytes())
     end = time.monotonic() + PATIENCE
     began = time.monotonic()
-    part.rename(layout.inbox / file.name)
+    copied.rename(layout.inbox / file.name)
     while (_told(layout).get("trainer") or {}).get("file") != file.name:
         if time.monotonic() > end:
             raise RuntimeError(f"{file.name} was never begun; see training_output.log in {layout.root}")

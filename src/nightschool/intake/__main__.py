@@ -22,7 +22,7 @@ from nightschool.ledger.ledger import Ledger
 from nightschool.settings import load_settings
 from nightschool.workspace import Layout
 
-POLL_SECONDS = 0.3
+POLL_SECONDS = 0.1
 STORAGE_WAIT_SECONDS = 5.0
 
 log = logging.getLogger("nightschool.intake")
