@@ -88,10 +88,11 @@ class Trainer:
         self.recorder.tell()
 
         determinism.configure(settings.numerics)
-        folder = basemodel.resolve(settings.model.name, settings.model.revision)
         accelerator = device.make_accelerator(settings)
         dtype = model.resolve_dtype(settings.model.dtype, settings.training.method, accelerator.device)
-        self.root = root.establish(layout, ledger, settings, folder, dtype)
+        with basemodel.waited_for(begun=ledger.entries.last() is not None):
+            folder = basemodel.resolve(settings.model.name, settings.model.revision)
+            self.root = root.establish(layout, ledger, settings, folder, dtype)
         self.root_digest = root_digest(self.root)
         start = resume.find_start(layout, ledger, self.root)
         self.generation = start.generation
