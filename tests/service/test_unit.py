@@ -16,7 +16,7 @@ from nightschool import errors
 from nightschool.service import unit
 from nightschool.service.unit import Place, name_of, render
 from nightschool.supervisor import policies
-from nightschool.supervisor.run import TRAINER_GRACE
+from nightschool.supervisor.machine import TRAINER_GRACE
 
 ODD = Path("/srv/my models/100% \"real\" \\e '$HOME' – ü;#")
 

@@ -112,6 +112,7 @@ def test_handled_grows_with_every_move_of_a_file() -> None:
 
 
 READY = Work(ready=1)
+PAUSED = ("paused", "`nightschool resume` goes on")
 
 
 @pytest.mark.parametrize(
@@ -124,10 +125,10 @@ READY = Work(ready=1)
         (Situation(READY, trainer_alive=True), "starting"),
         (Situation(READY, trainer_alive=True, phase="loading"), "starting"),
         (Situation(READY, trainer_alive=True, phase="training", file="a"), "training"),
-        (Situation(READY, paused=True, trainer_alive=True), "pausing"),
-        (Situation(READY, paused=True), "paused"),
-        (Situation(READY, paused=True, problem=("restarting", "x")), "paused"),
-        (Situation(READY, paused=True, problem=("failed", "x")), "failed"),
+        (Situation(READY, rest=PAUSED, trainer_alive=True), "saving"),
+        (Situation(READY, rest=PAUSED), "paused"),
+        (Situation(READY, rest=PAUSED, problem=("restarting", "x")), "paused"),
+        (Situation(READY, rest=PAUSED, problem=("failed", "x")), "failed"),
         (Situation(READY, problem=("waiting for disk", "x")), "waiting for disk"),
         (Situation(READY, stopping=True, trainer_alive=True, problem=("failed", "x")), "stopping"),
     ],

@@ -14,6 +14,7 @@ import pytest
 from nightschool import errors
 from nightschool.ledger import Ledger
 from nightschool.settings import Settings
+from nightschool.supervisor import machine as machine_module
 from nightschool.supervisor import policies
 from nightschool.supervisor import run as supervisor
 from nightschool.supervisor.signals import StopSignals
@@ -260,7 +261,7 @@ def test_stopping_a_failed_machine_gives_the_failures_code(layout: Layout, backg
 def test_c10_a_workspace_that_vanishes_stops_the_run_and_is_never_taken_for_an_empty_one(
     layout: Layout, background: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "MISSING_SECONDS", 0.0)
+    monkeypatch.setattr(machine_module, "MISSING_SECONDS", 0.0)
     machine = background()
     drop(layout, "a.jsonl")
     wait_until(lambda: states(layout) == {"learned": 1})
@@ -274,7 +275,7 @@ def test_c10_a_workspace_that_vanishes_stops_the_run_and_is_never_taken_for_an_e
 def test_an_editor_that_replaces_the_settings_does_not_stop_the_run(
     layout: Layout, background: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "MISSING_SECONDS", 600.0)
+    monkeypatch.setattr(machine_module, "MISSING_SECONDS", 600.0)
     noticed = threading.Event()
     real = supervisor.Supervisor._missing
 
@@ -296,7 +297,7 @@ def test_an_editor_that_replaces_the_settings_does_not_stop_the_run(
 def test_b9_a_lock_that_was_removed_under_the_run_stops_it(
     layout: Layout, background: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "MISSING_SECONDS", 0.0)
+    monkeypatch.setattr(machine_module, "MISSING_SECONDS", 0.0)
     machine = background()
     wait_until(word_is(layout, "idle"))
     layout.supervisor_lock.unlink()
@@ -357,7 +358,7 @@ def test_e13_names_are_shown_escaped_in_the_log(layout: Layout, settings: Settin
 
 
 def test_the_supervisor_rotates_the_log(layout: Layout, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "ROTATE_SECONDS", 0.0)
+    monkeypatch.setattr(machine_module, "ROTATE_SECONDS", 0.0)
     small = settings.model_copy(update={"log": settings.log.model_copy(update={"max_megabytes": 1e-5})})
     drop(layout, "a.jsonl")
     lines: list[str] = []

@@ -11,6 +11,7 @@ import pytest
 
 from nightschool.settings import Settings
 from nightschool.supervisor import run as supervisor
+from nightschool.supervisor.machine import Supervisor
 from nightschool.supervisor.sd_notify import EXTEND_SECONDS, STOPPING_SECONDS, ServiceManager
 from nightschool.workspace import Layout
 from tests.supervisor.fakes import Machine, child_command, commands, events, wait_until
@@ -168,7 +169,7 @@ def test_control_a_loop_that_hangs_sends_no_watchdog(
     heard: list[str] = []
     rounds = 0
 
-    def hang(self: supervisor.Supervisor) -> None:
+    def hang(self: Supervisor) -> None:
         nonlocal rounds
         rounds += 1
         if rounds == 2:
@@ -176,7 +177,7 @@ def test_control_a_loop_that_hangs_sends_no_watchdog(
             heard.extend(listener.heard())
             raise KeyboardInterrupt  # stands for the rest of eternity
 
-    monkeypatch.setattr(supervisor.Supervisor, "_decide", hang)
+    monkeypatch.setattr(Supervisor, "_decide", hang)
     with pytest.raises(KeyboardInterrupt):
         supervisor.run(layout, settings, True, commands=commands(layout), clock=clock, tick_seconds=0.0)
     assert heard.count("WATCHDOG=1") == 1, "the first round's"

@@ -15,7 +15,7 @@ from typing import Literal
 
 from nightschool.errors import WorkspaceError
 from nightschool.supervisor import policies
-from nightschool.supervisor.run import TRAINER_GRACE
+from nightschool.supervisor.machine import TRAINER_GRACE
 
 Scope = Literal["user", "system"]
 

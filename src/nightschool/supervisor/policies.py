@@ -225,7 +225,8 @@ class Situation:
 
     Attributes:
         work: files, by where they are.
-        stopping, paused: what the user asked for.
+        stopping: the user asked it to stop.
+        rest: (word, why) of what keeps the trainer from being run: see `gate`.
         trainer_alive: the trainer process runs.
         phase: what the trainer says it is doing; None before it said anything.
         file: name of the file in training.
@@ -235,7 +236,7 @@ class Situation:
 
     work: Work
     stopping: bool = False
-    paused: bool = False
+    rest: tuple[str, str] | None = None
     trainer_alive: bool = False
     phase: str | None = None
     file: str | None = None
@@ -248,13 +249,13 @@ def state_word(now: Situation) -> tuple[str, str]:
     if now.stopping:
         return "stopping", "asked to stop: the trainer saves a checkpoint first" if now.trainer_alive else "asked to"
     if now.held is not None:
-        return "pausing" if now.trainer_alive else "paused", f"{now.held} is at work; then it goes on by itself"
+        return "saving" if now.trainer_alive else "paused", f"{now.held} is at work; then it goes on by itself"
     if now.problem and now.problem[0] == "failed":
         return now.problem
-    if now.paused:
+    if now.rest is not None:
         if now.trainer_alive:
-            return "pausing", "asked to pause: the trainer saves a checkpoint first"
-        return "paused", "`nightschool resume` goes on"
+            return "saving", f"the trainer saves a checkpoint; then: {now.rest[0]}, {now.rest[1]}"
+        return now.rest
     if now.problem:
         return now.problem
     if now.work.to_train:
@@ -268,9 +269,9 @@ def state_word(now: Situation) -> tuple[str, str]:
     return "idle", "nothing is left to learn: drop a file in inbox/"
 
 
-def needs_trainer(work: Work, paused: bool) -> bool:
+def needs_trainer(work: Work) -> bool:
     """Whether the trainer should be started (it stays while it runs: the model is loaded once).
 
     It is started while the first file is still being prepared: loading the model takes as long as reading the file.
     """
-    return bool(work.to_train or work.to_prepare) and not paused
+    return bool(work.to_train or work.to_prepare)
