@@ -28,7 +28,7 @@ def layout(base: Path, tmp_path: Path) -> Layout:
     found = rig.workspace(tmp_path / "ws", base)
     rig.add(found, "a", rig.sequences(40, 1))
     with pytest.raises(rig.Killed):
-        rig.run(found, on_step=rig.kill_at(7))
+        rig.run(found, on_step=rig.kill_saved_at(7))
     return found
 
 

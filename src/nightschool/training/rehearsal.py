@@ -130,17 +130,17 @@ def _rehearse(layout: Layout, settings: Settings, scratch: Path) -> Rehearsal:
         stored, entries = ledger.machine.get("root"), entries_of(ledger)
         remembered = ledger.machine.get(memory.CELL)
         saved_before = ledger.checkpoints.newest() is not None
-    begun = stored is not None and (bool(entries) or stored.get("adopted"))
-    automatic = settings.model.dtype == "auto" and stored is not None
     dtype = model.resolve_dtype(settings.model.dtype, settings.training.method, accelerator.device)
+    if stored is not None and settings.model.dtype == "auto":
+        dtype = stored["dtype"]
     # Hashes of the base model are looked up in a copy: not even a cache of the run is written to.
     cache = scratch / "fingerprint.json"
     if layout.fingerprint_cache.is_file():
         shutil.copyfile(layout.fingerprint_cache, cache)
-    current = root.compute(settings, folder, stored["dtype"] if automatic else dtype, cache)
-    if begun:
-        root.compare(stored, current, folder)
-    used = stored if begun else current
+    used = root.compute(settings, folder, dtype, cache)
+    if stored is not None and (entries or stored.get("adopted")):
+        root.compare(stored, used, folder)
+        used = stored
     choice = checkpoint.choose(layout.current_model, root_digest(used), entries)
     if choice.record is None and (choice.damaged or choice.foreign or saved_before or used.get("adopted")):
         raise CheckpointError(
