@@ -21,15 +21,13 @@ from nightschool.workspace import Layout
 
 FULL = 0.92
 """Share of a GPU's memory from which on there is little left for what else may come."""
-LOOKED_AHEAD = timedelta(days=30)
-MINUTE = timedelta(minutes=1)
 NOT_MADE = Finding(
     "rehearsal", "note", "not made",
     "`nightschool doctor --rehearse` makes a step of full size, a save and a load; it takes a minute or a few.",
 )  # fmt: skip
 
-Open = Callable[[datetime], bool]
-"""Whether it may train at a moment."""
+Finish = Callable[[datetime, float], datetime | None]
+"""When so many seconds of work that begins at a moment are done; None if that is farther away than anybody can say."""
 Local = Callable[[datetime], datetime]
 
 
@@ -72,7 +70,7 @@ def findings(result: Mapping[str, Any] | None, said: str) -> Iterator[Finding]:
 
 
 def queue_done(
-    layout: Layout, settings: Settings, result: Mapping[str, Any] | None, now: datetime, allowed: Open | None = None
+    layout: Layout, settings: Settings, result: Mapping[str, Any] | None, now: datetime, finish: Finish | None = None
 ) -> Finding:
     """When what waits will be learned.
 
@@ -80,7 +78,7 @@ def queue_done(
         layout, settings: the workspace.
         result: of the rehearsal, whose speed is taken where no steps were measured yet.
         now: the wall clock here.
-        allowed: whether it may train at a moment; None: not known, where there are hours.
+        finish: reckons with machine.hours; None: nobody does.
     """
     try:
         with Ledger.open(layout.ledger) as ledger:
@@ -89,7 +87,7 @@ def queue_done(
             work = forecast.together(forecast.work_begun(ledger, rates, told), forecast.work_waiting(ledger, rates))
     except NightschoolError as error:
         return Finding("tonight", "bad", f"the queue cannot be looked at: {error}")
-    found = done_near(work, now, settings.machine.hours, allowed)
+    found = done_near(work, now, settings.machine.hours, finish)
     lying = _lying(layout)
     if not lying:
         return found
@@ -116,7 +114,7 @@ def with_speed(rates: Rates, settings: Settings, result: Mapping[str, Any] | Non
 
 
 def done_near(
-    work: Work, now: datetime, hours: str, allowed: Open | None = None, local: Local = datetime.astimezone
+    work: Work, now: datetime, hours: str, finish: Finish | None = None, local: Local = datetime.astimezone
 ) -> Finding:
     """The same for work that is known. `local` gives a moment as a clock here shows it."""
     if work.steps == 0:
@@ -129,35 +127,21 @@ def done_near(
     steps = f"{work.steps:,} {'step' if work.steps == 1 else 'steps'}, " if work.steps else ""
     about = f"{steps}about {duration(work.seconds)}"
     within = f" within {hours}" if hours else ""
-    if hours and allowed is None:
+    if hours and finish is None:
         return Finding("tonight", "good", f"{about} of training{within}")
-    end = done_at(now, work.seconds, allowed or _always)
+    end = (finish or _without_rest)(now, work.seconds)
     if end is None:
-        days = f"not within {LOOKED_AHEAD.days} days{within}"
-        return Finding("tonight", "note", f"{about}: {days}", "Give it more hours, or less to learn.")
+        return Finding(
+            "tonight", "note", f"{about}: no end can be told{within}", "Give it more hours, or less to learn."
+        )
     shown = local(end)
     day = "" if shown.date() == local(now).date() else f" on {shown:%Y-%m-%d}"
     return Finding("tonight", "good", f"{about}: done near {shown:%H:%M}{day}{within}")
 
 
-def _always(_: datetime) -> bool:
-    return True
-
-
-def done_at(now: datetime, seconds: float, allowed: Open) -> datetime | None:
-    """When so many seconds of work are done that may be worked only at certain times; None if that is far away.
-
-    Args:
-        now: a moment, with a zone.
-        seconds: of work.
-        allowed: is asked of moments in UTC, a minute apart.
-    """
-    at, left = now.astimezone(UTC), timedelta(seconds=seconds)
-    end = at + LOOKED_AHEAD
-    while at < end:
-        if allowed(at):
-            if left <= MINUTE:
-                return at + left
-            left -= MINUTE
-        at += MINUTE
-    return None
+def _without_rest(now: datetime, seconds: float) -> datetime | None:
+    try:
+        # In UTC: with a zone, Python would move the hands of the clock on the wall.
+        return now.astimezone(UTC) + timedelta(seconds=seconds)
+    except OverflowError:
+        return None
