@@ -64,6 +64,9 @@ def test_init_fetches_what_training_needs_and_pins_the_commit(hub: Hub, cli: Run
     done = cli("init", tmp_path / "ws", "--model", "org/tiny")
     assert done.code == 0, done.err
     assert kept(cache) == {*SMALL, "model.safetensors"}
+    fetched = [asked for asked in hub.asked if asked.startswith("GET ")]
+    assert fetched[-1] == "GET model.safetensors", "last: where the weights are, the rest is too"
+    assert len(fetched) == 6
     assert f"Fetching org/tiny at {COMMIT[:12]}: 6 files, 300 kB." in done.out
     assert "300 kB of 300 kB" in done.out
     settings = load_settings(tmp_path / "ws/nightschool.toml")
@@ -108,6 +111,18 @@ def test_from_python_a_model_is_fetched_where_that_is_asked_for(hub: Hub, tmp_pa
     made = Workspace.create(tmp_path / "ws", "org/tiny", fetch=True, training={"seed": 7})
     settings = load_settings(made.layout.settings_file)
     assert (settings.model.revision, settings.training.seed) == (COMMIT, 7)
+
+
+def test_for_a_run_that_learns_again_the_new_base_is_fetched_too(hub: Hub, cli: Run, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n')
+    assert cli("init", tmp_path / "one", "--model", tmp_path / "served").code == 0
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/thesis.txt").write_text("dear")
+    assert cli("init", tmp_path / "full", "--from", tmp_path / "one", "--model", "org/tiny").code == 4
+    assert not hub.asked
+    done = cli("init", tmp_path / "two", "--from", tmp_path / "one", "--model", "org/tiny")
+    assert (done.code, "Fetching org/tiny" in done.out) == (0, True), done.err
+    assert load_settings(tmp_path / "two/nightschool.toml").model.revision == COMMIT
 
 
 def test_a_mistake_in_the_settings_or_the_folder_is_found_before_anything_is_fetched(

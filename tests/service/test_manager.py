@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from nightschool import durable
 from nightschool.cli import main
 from nightschool.service import manager
 from nightschool.settings import load_settings
@@ -22,8 +23,8 @@ SYSTEMCTL = """#!/bin/sh
 echo "$(basename "$0") $*" >> "$CALLS"
 [ -n "$REFUSES" ] && case "$*" in *$REFUSES*) echo "Failed: because I say so" >&2; exit 3;; esac
 case "$*" in
-  *" show "*) printf 'LoadState=loaded\\nActiveState=active\\nSubState=running\\nUnitFileState=enabled\\n'
-              printf 'StatusText=training: a=b.jsonl\\nMainPID=77\\nNRestarts=2\\n' ;;
+  *" show "*) printf 'LoadState=loaded\\nActiveState=%s\\nSubState=running\\n' "${ACTIVE:-active}"
+              printf 'UnitFileState=enabled\\nStatusText=training: a=b.jsonl\\nMainPID=77\\nNRestarts=2\\n' ;;
   show-user*) echo no ;;
 esac
 """
@@ -173,6 +174,20 @@ def test_where_there_is_no_systemd_it_says_so_and_prints_the_unit(here: Run, mac
     assert dry.code == 0
     assert dry.out.endswith(done.out)
     assert "was not started with systemd" in here("service", "status").out
+
+
+def test_b9_a_machine_that_is_run_by_hand_is_not_fought_over(
+    here: Run, machine: Machine, tmp_path: Path, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with durable.Lock(layout.supervisor_lock, "nightschool run"):
+        monkeypatch.setenv("ACTIVE", "inactive")
+        done = here("service", "install", "--now")
+        assert done.code == 5
+        assert f"process {os.getpid()}" in done.err
+        assert units(tmp_path) == []
+        assert here("service", "install").code == 0, "without --now it is only made ready"
+        monkeypatch.setenv("ACTIVE", "active")
+        assert here("service", "install", "--now").code == 0, "the process is the service itself"
 
 
 @pytest.mark.parametrize("what", ["daemon-reload", "enable", "show-environment"])

@@ -61,7 +61,10 @@ def service(
     settings = load_settings(layout.settings_file)
     scope: Scope | None = None if of is None else "user" if of else "system"
     if verb is Verb.install:
-        _install(manager.plan(layout, settings, scope or manager.default_scope()), now, dry_run, json)
+        from nightschool.durable import holder
+
+        pid = holder(layout.supervisor_lock)
+        _install(manager.plan(layout, settings, scope or manager.default_scope()), pid, now, dry_run, json)
         return
     units = [manager.plan(layout, settings, scope)] if scope else manager.installed(layout, settings)
     if verb is Verb.status:
@@ -70,7 +73,7 @@ def service(
         _uninstall([found for found in units if found.path.exists()], dry_run, yes, json)
 
 
-def _install(wanted: Unit, now: bool, dry_run: bool, json: bool) -> None:
+def _install(wanted: Unit, pid: int | None, now: bool, dry_run: bool, json: bool) -> None:
     from nightschool.service import manager
 
     if dry_run:
@@ -80,7 +83,7 @@ def _install(wanted: Unit, now: bool, dry_run: bool, json: bool) -> None:
             print(f"# It would be {escape(wanted.path)}\n{wanted.text}", end="")
         return
     try:
-        done = manager.install(wanted, now=now)
+        done = manager.install(wanted, now=now, holder=pid)
     except manager.NoSystemd as refused:
         print(f"nightschool: {refused} Nothing was written. This is the unit:", file=sys.stderr)
         print(wanted.text, end="")

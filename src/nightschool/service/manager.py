@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nightschool import durable
-from nightschool.errors import NightschoolError, WorkspaceError
+from nightschool.errors import BusyError, NightschoolError, WorkspaceError
 from nightschool.service import unit
 from nightschool.service.unit import STOP_SECONDS, Place, Scope
 from nightschool.settings import Settings
@@ -148,11 +148,17 @@ def _in_wsl() -> bool:
     return "microsoft" in os.uname().release.lower()
 
 
-def install(wanted: Unit, *, now: bool) -> list[str]:
+def install(wanted: Unit, *, now: bool, holder: int | None = None) -> list[str]:
     """Write the unit, have systemd read it, start it at boot and, with `now`, at once; returns what was done.
+
+    Args:
+        wanted: the unit.
+        now: start it at once as well.
+        holder: the process that works on the workspace already.
 
     Raises:
         NoSystemd: nothing was written.
+        BusyError: it cannot be started now, because somebody runs the machine by hand; nothing was written.
         ServiceError: systemd refuses.
         WorkspaceError: these rights do not suffice.
         StorageError: the unit cannot be written.
@@ -161,10 +167,16 @@ def install(wanted: Unit, *, now: bool) -> list[str]:
     if refused:
         raise NoSystemd(refused)
     _may(wanted.scope)
+    if now and holder is not None and look(wanted).active not in ("active", "activating"):
+        raise BusyError(
+            f"The machine runs already, as process {holder}, and not as this service. Nothing was written. Stop it "
+            "with `nightschool stop` and say this again, or leave --now out.",
+            holder,
+        )
     was = wanted.path.exists()
     durable.make_dirs(wanted.path.parent)
     durable.write_file(wanted.path, wanted.text)
-    done = [f"{'Wrote anew' if was else 'Wrote'} {wanted.path}."]
+    done = [f"{'Wrote anew, for its next start,' if was else 'Wrote'} {wanted.path}."]
     _must(wanted.scope, "daemon-reload")
     _must(wanted.scope, "enable", wanted.name)
     done.append(f"It is started {'at boot' if wanted.scope == 'system' else 'with your own systemd'}.")
