@@ -105,4 +105,4 @@ def loop(worker: Worker, lifeline: Lifeline) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    logs.leave(main())
