@@ -76,12 +76,14 @@ def _cached(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, revision=revision, local_files_only=True))
+        # Which of its files are needed is not for the library to say: `check_model` looks for them.
+        return Path(snapshot_download(name, revision=revision, local_files_only=True, allow_patterns=["config.json"]))
     except Exception as error:
         raise ModelAwayError(
             f"The base model {name!r} is neither a folder nor in the local Hugging Face cache"
-            f"{f' at revision {revision}' if revision else ''}. Nothing is downloaded while training; fetch it once "
-            f"with `hf download {name}`, or name a folder. ({type(error).__name__})"
+            f"{f' at revision {revision}' if revision else ''}. Nothing is fetched while training: `nightschool init` "
+            f"does that, when it may use the network, or `hf download {name}`. Or name a folder. "
+            f"({type(error).__name__})"
         ) from None
 
 
@@ -103,6 +105,26 @@ def model_files(folder: Path) -> list[Path]:
 def tokenizer_files(folder: Path) -> list[Path]:
     """The files that decide how text becomes tokens, by name."""
     return _matching(folder, _TOKENIZER)
+
+
+def missing_parts(folder: Path) -> list[str]:
+    """Weight files that the folder's own list of them names and that are not there: a download that was cut off.
+
+    Raises:
+        ModelError: such a list cannot be read.
+    """
+    missing: set[str] = set()
+    for index in folder.glob("*.index.json"):
+        whole = folder / index.name.removesuffix(".index.json")
+        # Not read where the weights lie there in one file, or in the format that is preferred.
+        if whole.exists() or (whole.suffix == ".bin" and any(folder.glob("*.safetensors"))):
+            continue
+        try:
+            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            raise ModelError(f"{index} is no list of weight files. Fetch or copy the model again.") from None
+        missing |= {str(name) for name in names if not (folder / str(name)).is_file()}
+    return sorted(missing)
 
 
 def has_tokenizer(folder: Path) -> bool:

@@ -63,6 +63,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     layout = Layout(options.workspace.resolve())
     lifeline = Lifeline(options.lifeline)
+    # Before any Hugging Face library is imported: nothing is fetched, whatever a tokenizer's own code would like.
+    os.environ["HF_HUB_OFFLINE"] = "1"
 
     def stop(*_: object) -> None:
         lifeline.stop = True

@@ -26,6 +26,7 @@ from nightschool.supervisor.keeper import Keeper
 from nightschool.supervisor.mending import Mending
 from nightschool.supervisor.night import Night
 from nightschool.supervisor.policies import Situation, Work
+from nightschool.supervisor.sd_notify import ServiceManager
 from nightschool.supervisor.signals import StopSignals
 from nightschool.workspace import Layout
 
@@ -86,6 +87,7 @@ class Supervisor:
         self.gate = Gate(ledger, log.info)
         self.night = Night(layout, settings.snapshots, ledger, clock)
         self.mending = Mending(layout, ledger, self.trainer, settings.machine.hang_minutes, clock)
+        self.service = ServiceManager(os.environ, clock)
         self._state: tuple[str, str] | None = None
         self._since = ""
         self._missing_since: float | None = None
@@ -181,6 +183,7 @@ class Supervisor:
             logs.rotate(self.layout.log_file, self.settings.log.max_megabytes, self.settings.log.keep)
         self._say_state()
         self.echo()
+        self.service.went_round(self._state, self.stopping)
 
     def _ledger_changed(self) -> bool:
         """Whether somebody has written to it: a command is obeyed in the next round, and not when a look is due."""
