@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from nightschool.errors import ModelAwayError, StorageError
+from nightschool.errors import ModelAwayError, ModelError, StorageError
 
 _WEIGHTS = (".safetensors", ".bin", ".safetensors.index.json", ".bin.index.json")
 _VOCABULARY = (
