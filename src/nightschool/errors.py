@@ -75,3 +75,9 @@ class FileError(TrainingError):
     """Training on one data file cannot go on. `nightschool run` sets the file aside and goes on with the next."""
 
     exit_code = 12
+
+
+class DeviceError(NightschoolError):
+    """The GPU failed, is not there, or others hold its memory. `nightschool run` tries again by itself."""
+
+    exit_code = 13

@@ -16,7 +16,7 @@ class Status:
     """What the machine is doing. The first twelve fields are stable, also as keys of `nightschool status --json`.
 
     Attributes:
-        state: one word or two: idle, preparing, starting, training, pausing, paused, stopping, stopped, restarting,
+        state: one word or two: idle, preparing, starting, training, saving, paused, stopping, stopped, restarting,
             waiting, waiting for disk, failed.
         step: optimizer steps done.
         lineage: hash of all that led to the newest checkpoint; None before there is one.

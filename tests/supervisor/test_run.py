@@ -14,6 +14,7 @@ import pytest
 from nightschool import errors
 from nightschool.ledger import Ledger
 from nightschool.settings import Settings
+from nightschool.supervisor import machine as machine_module
 from nightschool.supervisor import policies
 from nightschool.supervisor import run as supervisor
 from nightschool.supervisor.signals import StopSignals
@@ -48,7 +49,7 @@ def state(layout: Layout) -> dict[str, str]:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("FIRST_DELAY", "STORAGE_DELAY", "LONGEST_STORAGE_DELAY", "BUSY_DELAY", "LEDGER_DELAY"):
+    for name in ("FIRST_DELAY", "STORAGE_DELAY", "LONGEST_STORAGE_DELAY", "BUSY_DELAY", "DEVICE_DELAY", "LEDGER_DELAY"):
         monkeypatch.setattr(policies, name, 0.05)
 
 
@@ -101,6 +102,18 @@ def test_f3_a_killed_trainer_is_started_again_and_the_log_says_how_it_ended(layo
     assert states(layout) == {"learned": 1}
     assert "The trainer was ended by SIGKILL" in log_text(layout)
     assert "  | hello from trainer" in log_text(layout)
+
+
+@pytest.mark.usefixtures("quick")
+def test_f3_a_gpu_that_is_lost_is_waited_for_however_long_and_the_file_is_learned(
+    layout: Layout, settings: Settings
+) -> None:
+    drop(layout, "a.jsonl")
+    lives = policies.CRASHES + 2
+    assert run(layout, settings, trainer=f"exit-after-step:{policies.DEVICE}:{lives}") == 0
+    assert len(events(layout, "trainer.started")) == lives + 1
+    assert states(layout) == {"learned": 1}
+    assert "waits and tries again by itself: last words of trainer" in log_text(layout)
 
 
 @pytest.mark.usefixtures("quick")
@@ -260,7 +273,7 @@ def test_stopping_a_failed_machine_gives_the_failures_code(layout: Layout, backg
 def test_c10_a_workspace_that_vanishes_stops_the_run_and_is_never_taken_for_an_empty_one(
     layout: Layout, background: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "MISSING_SECONDS", 0.0)
+    monkeypatch.setattr(machine_module, "MISSING_SECONDS", 0.0)
     machine = background()
     drop(layout, "a.jsonl")
     wait_until(lambda: states(layout) == {"learned": 1})
@@ -274,7 +287,7 @@ def test_c10_a_workspace_that_vanishes_stops_the_run_and_is_never_taken_for_an_e
 def test_an_editor_that_replaces_the_settings_does_not_stop_the_run(
     layout: Layout, background: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "MISSING_SECONDS", 600.0)
+    monkeypatch.setattr(machine_module, "MISSING_SECONDS", 600.0)
     noticed = threading.Event()
     real = supervisor.Supervisor._missing
 
@@ -296,7 +309,7 @@ def test_an_editor_that_replaces_the_settings_does_not_stop_the_run(
 def test_b9_a_lock_that_was_removed_under_the_run_stops_it(
     layout: Layout, background: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "MISSING_SECONDS", 0.0)
+    monkeypatch.setattr(machine_module, "MISSING_SECONDS", 0.0)
     machine = background()
     wait_until(word_is(layout, "idle"))
     layout.supervisor_lock.unlink()
@@ -357,7 +370,7 @@ def test_e13_names_are_shown_escaped_in_the_log(layout: Layout, settings: Settin
 
 
 def test_the_supervisor_rotates_the_log(layout: Layout, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "ROTATE_SECONDS", 0.0)
+    monkeypatch.setattr(machine_module, "ROTATE_SECONDS", 0.0)
     small = settings.model_copy(update={"log": settings.log.model_copy(update={"max_megabytes": 1e-5})})
     drop(layout, "a.jsonl")
     lines: list[str] = []

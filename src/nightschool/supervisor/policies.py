@@ -18,6 +18,7 @@ LONGEST_DELAY = 300.0
 STORAGE_DELAY = 10.0
 LEDGER_DELAY = 2.0
 LONGEST_STORAGE_DELAY = 120.0
+DEVICE_DELAY = 5.0
 BUSY_DELAY = 2.0
 LONGEST_BUSY_DELAY = 30.0
 
@@ -36,6 +37,7 @@ PERMANENT = {
 FILE = errors.FileError.exit_code
 STORAGE = errors.StorageError.exit_code
 BUSY = errors.BusyError.exit_code
+DEVICE = errors.DeviceError.exit_code
 INTERRUPTED = 128 + signal.SIGINT
 
 
@@ -46,7 +48,7 @@ class Record:
     Attributes:
         progress: the furthest it ever got (steps, or files handled); any number that only grows.
         crashes: ends by accident since it last got further.
-        waits: ends for want of storage, or because another process held the lock, one after the other.
+        waits: ends for want of storage or of a GPU, or because another process held the lock, one after the other.
     """
 
     progress: int = 0
@@ -59,16 +61,16 @@ class Verdict:
     """What to do about a child that has ended.
 
     Attributes:
-        what: `stopped` it was asked to; `restart` after `delay`; `disk` wait for room and start after `delay`; `busy`
-            wait for another process to let go; `blame` set the file aside that it was at, then start it; `fail` never
-            start it again by itself.
+        what: `stopped` it was asked to; `restart` after `delay`; `disk`, `gpu` wait for room or for the GPU and start
+            after `delay`; `busy` wait for another process to let go; `blame` set the file aside that it was at, then
+            start it; `fail` never start it again by itself.
         delay: seconds until the next start.
         why: for the log and the status, a clause without a full stop.
         code: exit code of the whole program if this is how it ends.
         record: what to remember.
     """
 
-    what: Literal["stopped", "restart", "disk", "busy", "blame", "fail"]
+    what: Literal["stopped", "restart", "disk", "gpu", "busy", "blame", "fail"]
     delay: float
     why: str
     code: int
@@ -122,11 +124,15 @@ def after_exit(
     record = Record(max(progress, before.progress), 0 if further else before.crashes, 0 if further else before.waits)
     if asked:
         return Verdict("stopped", 0.0, "stopped as asked", 0, replace(record, waits=0))
-    if returncode in (STORAGE, BUSY):
+    if returncode in (STORAGE, DEVICE, BUSY):
         record = replace(record, waits=record.waits + 1)
         if returncode == STORAGE:
             delay = backoff(record.waits, STORAGE_DELAY, LONGEST_STORAGE_DELAY)
             return Verdict("disk", delay, last_words or "the disk is full or cannot be written", STORAGE, record)
+        if returncode == DEVICE:
+            # Neither the file's fault nor a reason to give up: a game ends, a driver is mended.
+            delay = backoff(record.waits, DEVICE_DELAY, LONGEST_DELAY)
+            return Verdict("gpu", delay, last_words or "the GPU cannot be used", DEVICE, record)
         delay = backoff(record.waits, BUSY_DELAY, LONGEST_BUSY_DELAY)
         return Verdict("busy", delay, last_words or "another process holds the workspace", BUSY, record)
     if returncode == FILE:
@@ -225,7 +231,8 @@ class Situation:
 
     Attributes:
         work: files, by where they are.
-        stopping, paused: what the user asked for.
+        stopping: the user asked it to stop.
+        rest: (word, why) of what keeps the trainer from being run: see `gate`.
         trainer_alive: the trainer process runs.
         phase: what the trainer says it is doing; None before it said anything.
         file: name of the file in training.
@@ -235,7 +242,7 @@ class Situation:
 
     work: Work
     stopping: bool = False
-    paused: bool = False
+    rest: tuple[str, str] | None = None
     trainer_alive: bool = False
     phase: str | None = None
     file: str | None = None
@@ -248,13 +255,13 @@ def state_word(now: Situation) -> tuple[str, str]:
     if now.stopping:
         return "stopping", "asked to stop: the trainer saves a checkpoint first" if now.trainer_alive else "asked to"
     if now.held is not None:
-        return "pausing" if now.trainer_alive else "paused", f"{now.held} is at work; then it goes on by itself"
+        return "saving" if now.trainer_alive else "paused", f"{now.held} is at work; then it goes on by itself"
     if now.problem and now.problem[0] == "failed":
         return now.problem
-    if now.paused:
+    if now.rest is not None:
         if now.trainer_alive:
-            return "pausing", "asked to pause: the trainer saves a checkpoint first"
-        return "paused", "`nightschool resume` goes on"
+            return "saving", f"the trainer saves a checkpoint; then: {now.rest[0]}, {now.rest[1]}"
+        return now.rest
     if now.problem:
         return now.problem
     if now.work.to_train:
@@ -268,9 +275,9 @@ def state_word(now: Situation) -> tuple[str, str]:
     return "idle", "nothing is left to learn: drop a file in inbox/"
 
 
-def needs_trainer(work: Work, paused: bool) -> bool:
+def needs_trainer(work: Work) -> bool:
     """Whether the trainer should be started (it stays while it runs: the model is loaded once).
 
     It is started while the first file is still being prepared: loading the model takes as long as reading the file.
     """
-    return bool(work.to_train or work.to_prepare) and not paused
+    return bool(work.to_train or work.to_prepare)

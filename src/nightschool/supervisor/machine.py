@@ -1,0 +1,315 @@
+"""One run of the machine: look at inbox and ledger, decide, tend the children, say what it does; round after round."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from nightschool import __version__, durable, logs
+from nightschool.errors import NightschoolError, StorageError, WorkspaceError
+from nightschool.intake import worker
+from nightschool.ledger import Ledger
+from nightschool.settings import Settings
+from nightschool.snapshots import cut
+from nightschool.supervisor import policies
+from nightschool.supervisor.children import Child
+from nightschool.supervisor.gate import Gate
+from nightschool.supervisor.inbox import Inbox
+from nightschool.supervisor.keeper import Keeper
+from nightschool.supervisor.mending import Mending
+from nightschool.supervisor.night import Night
+from nightschool.supervisor.policies import Situation, Work
+from nightschool.supervisor.signals import StopSignals
+from nightschool.workspace import Layout
+
+LEDGER_SECONDS = 0.5
+MISSING_SECONDS = 3.0
+ROTATE_SECONDS = 5.0
+TRAINER_GRACE = 600.0
+INTAKE_GRACE = 20.0
+
+log = logging.getLogger("nightschool.supervisor")
+
+
+@dataclass(frozen=True)
+class Commands:
+    """What the children are; tests put small programs here. `--lifeline FD` is added to each."""
+
+    trainer: Sequence[str]
+    intake: Sequence[str]
+
+
+class Supervisor:
+    """One run. `run` is the loop, `tick` one round of it."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        settings: Settings,
+        ledger: Ledger,
+        lock: durable.Lock,
+        commands: Commands,
+        *,
+        until_idle: bool,
+        echo: Callable[[], None],
+        signals: StopSignals,
+        clock: Callable[[], float],
+    ) -> None:
+        self.layout = layout
+        self.settings = settings
+        self.ledger = ledger
+        self.lock = lock
+        self.until_idle = until_idle
+        self.echo = echo
+        self.signals = signals
+        self.clock = clock
+        self.error: NightschoolError | None = None
+        self.finished = False
+        self.held: str | None = None
+        self.work: Work | None = None
+        self.inbox = Inbox(
+            layout.inbox, ledger, settings.inbox.settle_seconds, settings.inbox.rescan_seconds, log.info, clock
+        )
+        self.trainer = self._keeper(
+            "trainer", commands.trainer, layout.trainer_output, TRAINER_GRACE, layout.trainer_lock, self._steps
+        )
+        self.intake = self._keeper(
+            "intake worker", commands.intake, layout.intake_output, INTAKE_GRACE, layout.intake_lock, self._handled
+        )
+        self.gate = Gate(ledger, log.info)
+        self.night = Night(layout, settings.snapshots, ledger, clock)
+        self.mending = Mending(layout, ledger, self.trainer, settings.machine.hang_minutes, clock)
+        self._state: tuple[str, str] | None = None
+        self._since = ""
+        self._missing_since: float | None = None
+        self._resumed = ledger.machine.get("resumed", 0)
+        self._told: dict[str, Any] = {}
+        self._storage: str | None = None
+        self._storage_tries = 0
+        self._next: dict[str, float] = {}
+
+    def _keeper(
+        self, name: str, command: Sequence[str], output: Path, grace: float, lock: Path, measure: Callable[[], int]
+    ) -> Keeper:
+        def blocked() -> str | None:
+            pid = durable.holder(lock)
+            return None if pid is None else f"an earlier {name} (process {pid}) is still ending; if it hangs, kill it"
+
+        def progress() -> int:
+            # A ledger that cannot be read just now says nothing about the child.
+            with suppress(NightschoolError):
+                return measure()
+            return 0
+
+        child = Child(name, command, output, grace, self.clock, cwd=self.layout.root)
+
+        def on_file(pid: int) -> bool:
+            with suppress(NightschoolError):
+                told = self.ledger.machine.get("trainer") or {}
+                return told.get("pid") == pid and told.get("phase") == "training"
+            return False
+
+        return Keeper(child, log.info, self.clock, progress, blocked, on_file)
+
+    def _steps(self) -> int:
+        last = self.ledger.steps.last()
+        return last.step if last else 0
+
+    def _handled(self) -> int:
+        return policies.work_of(self.ledger.files.counts(), 0).handled
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the run is coming to its end."""
+        return self.signals.stop or self.finished or self.error is not None
+
+    def run(self, tick_seconds: float) -> int:
+        """Tick until the end; returns the exit code or raises what ended the run."""
+        log.info(
+            "nightschool %s watches %s (process %d). Ctrl-C saves a checkpoint and stops.",
+            __version__, self.layout.inbox, os.getpid(),
+        )  # fmt: skip
+        try:
+            self.ledger.machine.set("supervisor", {"pid": os.getpid(), "until_idle": self.until_idle})
+            # If the whole machine was killed while it read a file, that is hardly the file's fault.
+            worker.count_restart(self.ledger)
+        except StorageError as error:
+            self._out_of_storage(error)
+        try:
+            while not self._ended():
+                self.tick()
+                time.sleep(tick_seconds)
+        finally:
+            # Only after an error of our own making are they still there; their lifelines would end them as well.
+            for keeper in (self.trainer, self.intake):
+                keeper.child.ask_to_stop()
+            self.night.end(at_once=self.signals.at_once)
+            self.mending.end()
+        return self._farewell()
+
+    def _ended(self) -> bool:
+        if self.signals.at_once:
+            for keeper in (self.trainer, self.intake):
+                keeper.child.kill()
+        return self.stopping and not (self.trainer.child.alive or self.intake.child.alive)
+
+    def tick(self) -> None:
+        """Look, decide, act; returns at once. Trouble with the disk is remembered and tried again later."""
+        if not self.stopping:
+            try:
+                if self._due("ledger", LEDGER_SECONDS) or self.inbox.due():
+                    self._guard()
+                    self._look()
+                    self._missing_since = None
+                    self.mending.tick(self._told)
+                    self.night.tick(self._told, self.trainer.child.pid)
+            except StorageError as error:
+                self._out_of_storage(error)
+            except NightschoolError as error:
+                self._missing(error)
+        self._tend()
+        self._decide()
+        if self._due("rotate", ROTATE_SECONDS):
+            logs.rotate(self.layout.log_file, self.settings.log.max_megabytes, self.settings.log.keep)
+        self._say_state()
+        self.echo()
+
+    def _due(self, what: str, seconds: float) -> bool:
+        now = self.clock()
+        if now < self._next.get(what, now):
+            return False
+        self._next[what] = now + seconds
+        return True
+
+    def _guard(self) -> None:
+        """The workspace is still there, and still ours."""
+        self.layout.require()
+        if not self.lock.still_held():
+            raise WorkspaceError(
+                f"{self.layout.supervisor_lock} was removed or replaced while nightschool was running, so another run "
+                "may have begun. This one stops; start it again when no other runs."
+            )
+
+    def _look(self) -> None:
+        if self.clock() < self._next.get("storage", 0.0):
+            return
+        if self.inbox.due():
+            self.inbox.look()
+        counts = self.ledger.files.counts()
+        self.work = policies.work_of(counts, self.inbox.waiting)
+        told = self.ledger.machine.all()
+        self._told = told.get("trainer") or {}
+        self.held = cut.held_for(self.layout, told)
+        self.gate.look(told)
+        if told.get("resumed", 0) != self._resumed:
+            self._resumed = told.get("resumed", 0)
+            for keeper in (self.trainer, self.intake):
+                keeper.retry()
+        if self._storage is not None:
+            log.info("The disk takes data again.")
+        self._storage, self._storage_tries = None, 0
+
+    def _tend(self) -> None:
+        work = self.work or Work()
+        going = not self.stopping and self.held is None
+        train, prepare = self.trainer, self.intake
+        # Also with nothing but training to do: it makes prepared data again that is gone or no longer current.
+        prepare.tend(going and (prepare.child.alive or bool(work.to_prepare or work.to_train)))
+        wanted = self.gate.rest is None and (policies.needs_trainer(work) or train.child.alive)
+        train.tend(going and wanted and not self.mending.busy)
+
+    def _decide(self) -> None:
+        """With `until_idle`: is this the end?"""
+        if not self.until_idle or self.stopping or self.held or self.night.busy or self.mending.busy:
+            return
+        if self.work is None or self._storage is not None:
+            return
+        if self.trainer.failed or (self.intake.failed and not self.work.to_train):
+            self.finished = True
+        elif self.work.idle:
+            log.info("Nothing is left to learn.")
+            self.finished = True
+
+    def _problem(self) -> tuple[str, str] | None:
+        if self._storage is not None:
+            return "waiting for disk", self._storage
+        if self.trainer.problem is not None:
+            return self.trainer.problem
+        work = self.work or Work()
+        # While there is something to train on, trouble with reading the next files is not what the machine is about.
+        return None if work.to_train and self.gate.rest is None else self.intake.problem
+
+    def _say_state(self) -> None:
+        child = self.trainer.child
+        ours = self._told if child.alive and self._told.get("pid") == child.pid else {}
+        state = policies.state_word(
+            Situation(
+                work=self.work or Work(),
+                stopping=self.stopping,
+                rest=self.gate.rest,
+                trainer_alive=child.alive,
+                phase=ours.get("phase"),
+                file=ours.get("file"),
+                problem=self._problem(),
+                held=self.held,
+            )
+        )
+        self._set_state(*state)
+
+    def _set_state(self, word: str, reason: str) -> None:
+        if (word, reason) == self._state or self.clock() < self._next.get("storage", 0.0):
+            return
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        if self._state is not None and self._state[0] == word:
+            since = self._since
+        try:
+            self.ledger.machine.set("state", {"word": word, "reason": reason, "since": since})
+        except StorageError as error:
+            self._out_of_storage(error)
+            return
+        self._since = since
+        self._state = (word, reason)
+
+    def _out_of_storage(self, error: StorageError) -> None:
+        self._storage_tries += 1
+        delay = policies.backoff(self._storage_tries, policies.LEDGER_DELAY, policies.LONGEST_STORAGE_DELAY)
+        self._next["storage"] = self.clock() + delay
+        if self._storage is None:
+            log.info("Waiting for the disk: %s This is tried again by itself.", error)
+        self._storage = str(error)
+
+    def _missing(self, error: NightschoolError) -> None:
+        """A part of the workspace is gone. Editors replace files, so look again before giving up."""
+        if self._missing_since is None:
+            self._missing_since = self.clock()
+        elif self.clock() - self._missing_since >= MISSING_SECONDS:
+            self.error = error
+            log.info("Stopping: %s", error)
+
+    def _farewell(self) -> int:
+        code, word, reason = 0, "stopped", "stopped as asked"
+        failed = next((k for k in (self.trainer, self.intake) if k.failed), None)
+        if self.error is not None:
+            code, reason = self.error.exit_code, str(self.error)
+        elif self.signals.at_once:
+            code, reason = policies.INTERRUPTED, "stopped at once by a second Ctrl-C; the last checkpoint stands"
+        elif failed is not None and failed.problem is not None:
+            code, (word, reason) = failed.code, failed.problem
+        elif self.until_idle and not self.signals.stop:
+            reason = "nothing was left to learn"
+        log.info("nightschool has stopped%s.", "" if code == 0 else f": {reason.rstrip('.')}")
+        with suppress(NightschoolError):
+            self._next.pop("storage", None)
+            self._state = None
+            self._set_state(word, reason)
+        self.echo()
+        if self.error is not None:
+            raise self.error
+        return code
