@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from nightschool.settings import load_settings
 from nightschool.supervisor import policies
 from nightschool.supervisor import run as supervisor
 from nightschool.workspace import Layout
-from tests import forks, tiny
+from tests import tiny
 from tests.machine import whole
 
 pytestmark = pytest.mark.slow
@@ -32,8 +31,8 @@ def make(root: Path, base: Path, *names: str) -> Layout:
     return layout
 
 
+@pytest.mark.usefixtures("forked")
 def test_b7_a_file_that_kills_the_trainer_is_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subprocess, "Popen", forks.Popen)
     base = tiny.make_model(tmp_path / "base")
     layout, other = make(tmp_path / "ws", base, "a", "poison", "c"), make(tmp_path / "other", base, "a", "c")
     monkeypatch.setattr(policies, "FIRST_DELAY", 0.1)
