@@ -32,6 +32,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -48,7 +49,10 @@ MODULES = (
     "nightschool.training.trainer", "nightschool.intake.worker", "nightschool.cli.app", "nightschool.supervisor.run",
     "nightschool.verify", "accelerate", "peft", "trl.chat_template_utils",
 )  # fmt: skip
-AT_IMPORT = ("HF_", "TRANSFORMERS_", "TOKENIZERS_", "OMP_", "MKL_", "KMP_", "TORCH", "PYTORCH_", "CUDA", "LD_")
+AT_IMPORT = (
+    "PYTHON", "HF_", "TRANSFORMERS_", "TOKENIZERS_", "OMP_", "MKL_", "KMP_", "TORCH", "PYTORCH_", "CUDA", "LD_",
+)  # fmt: skip
+"""Variables that are read once, at the start or at an import, but for PYTHONUNBUFFERED, which a fork obeys."""
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYDANTIC_DISABLE_PLUGINS": "__all__"}
 """What the programs set themselves before they import."""
 LONGEST = 1 << 20
@@ -99,7 +103,8 @@ class Nursery:
         """Whether a fork with this environment would have imported everything as a cold start does."""
 
         def read(values: Mapping[str, str]) -> dict[str, str]:
-            return {name: value for name, value in {**OFFLINE, **values}.items() if name.startswith(AT_IMPORT)}
+            values = {**OFFLINE, **values, "PYTHONUNBUFFERED": ""}
+            return {name: value for name, value in values.items() if name.startswith(AT_IMPORT)}
 
         return read(environment) == read(self.environment)
 
@@ -201,8 +206,11 @@ def serve(channel: socket.socket) -> Job:
         told, tell = map(away, os.pipe())
         between = os.fork()
         if between == 0:
+            middle = os.getpid()
             if os.fork():
                 os._exit(0)
+            while os.getppid() == middle:
+                time.sleep(0.001)
             channel.close()
             os.close(told)
             signal.signal(signal.SIGINT, interrupt)
@@ -240,10 +248,11 @@ def become(job: Job, files: list[int]) -> None:
 def standard(number: int) -> io.TextIOWrapper:
     """A standard stream as Python makes it at its start."""
     unbuffered = number and os.environ.get("PYTHONUNBUFFERED")
-    file = open(number, "wb" if number else "rb", 0 if unbuffered else -1, closefd=False)  # noqa: PTH123, SIM115
-    lines = number == 2 or os.isatty(number)
-    errors = "backslashreplace" if number == 2 else "strict"
-    return io.TextIOWrapper(file, "utf-8", errors, line_buffering=lines, write_through=bool(unbuffered))
+    file = open(number, "wb" if number else "rb", 0 if unbuffered else -1, closefd=False)  # noqa: SIM115
+    first = (sys.__stdin__, sys.__stdout__, sys.__stderr__)[number]  # as the environment asked for at the start
+    assert first is not None
+    lines = not unbuffered and (number == 2 or os.isatty(number))
+    return io.TextIOWrapper(file, first.encoding, first.errors, line_buffering=lines, write_through=bool(unbuffered))
 
 
 def run(job: Job) -> None:
