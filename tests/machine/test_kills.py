@@ -54,7 +54,7 @@ KINDS = {
     "full, LayerNorm": Kind(
         "gpt2",
         {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1},
-        {"training": {"method": "full", "epochs": 2}},
+        {"training": {"method": "full"}},
         ROUNDS * 2 // 5,
     ),
 }
@@ -71,7 +71,10 @@ class Case:
     ends: list[int]
 
     def workspace(self, root: Path, save_steps: int = SAVE_STEPS) -> Layout:
-        return whole.workspace(root, self.base, **self.kind.settings, checkpoints={"save_steps": save_steps})
+        # Most lives go on for a checkpoint, so the run has to be long enough for all of them.
+        training = {"epochs": 1 + self.kind.rounds // 20, **self.kind.settings["training"]}
+        settings = {**self.kind.settings, "training": training}
+        return whole.workspace(root, self.base, **settings, checkpoints={"save_steps": save_steps})
 
 
 def drop(layout: Layout, number: int) -> None:
@@ -131,7 +134,7 @@ class Killer:
         if moment == "start":
             time.sleep(sleep(0.0, 0.3 * slowness))
         elif moment == "loading":
-            machine.trainer()
+            machine.wait_for(lambda: whole.told(self.layout).get("pid") in machine.others() or self.at_the_end())
             time.sleep(sleep(0.0, 0.3 * slowness))
         elif moment == "intake":
             # Reading the libraries takes the longest; then come tokens, and the trainer begins.
@@ -159,7 +162,7 @@ class Killer:
             assert machine.stop() == 0
         elif way == "supervisor":
             machine.kill_group()
-        elif way == "trainer":
+        elif way == "trainer" and not self.at_the_end():
             resumes = len(whole.events(self.layout, "resumed"))
             os.kill(machine.trainer(), signal.SIGKILL)
             machine.wait_for(lambda: len(whole.events(self.layout, "resumed")) > resumes)
