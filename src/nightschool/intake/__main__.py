@@ -22,7 +22,7 @@ from nightschool.ledger.ledger import Ledger
 from nightschool.settings import load_settings
 from nightschool.workspace import Layout
 
-POLL_SECONDS = 0.3
+POLL_SECONDS = 0.1
 STORAGE_WAIT_SECONDS = 5.0
 
 log = logging.getLogger("nightschool.intake")
@@ -103,4 +103,4 @@ def loop(worker: Worker, lifeline: Lifeline) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    logs.leave(main())

@@ -11,6 +11,7 @@ import sys
 import warnings
 from pathlib import Path
 
+from nightschool import logs
 from nightschool.errors import NightschoolError, StorageError
 from nightschool.workspace import Layout
 
@@ -61,4 +62,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    logs.leave(main())

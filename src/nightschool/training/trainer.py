@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("nightschool.trainer")
 
-POLL_SECONDS = 0.2
+POLL_SECONDS = 0.1
 NOT_FINITE_LIMIT = 10
 HISTORY = 20
 RESET_NOTE = "the optimizer is reset here, as carry_optimizer = false asks"
