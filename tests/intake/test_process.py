@@ -94,7 +94,8 @@ def test_prepared_data_is_written_and_read_without_pandas(tmp_path):
     code = (
         "import sys, numpy as np, pathlib\n"
         "from nightschool.intake import packing, prepared\n"
-        "folder, sequence = pathlib.Path(sys.argv[1]), [np.arange(3, dtype=kind) for kind in ('i4', 'i1', 'i4', 'i4')]\n"
+        "folder = pathlib.Path(sys.argv[1])\n"
+        "sequence = [np.arange(3, dtype=kind) for kind in ('i4', 'i1', 'i4', 'i4')]\n"
         "with prepared.PreparedWriter(folder) as writer: writer.write(packing.Packed(*sequence))\n"
         "prepared.write_meta(folder, {})\n"
         "found = prepared.PreparedReader(folder).sequence(0)\n"
