@@ -55,7 +55,7 @@ class _Page:
         left = LEFT if self.wide else self.width
         found = self._head()[: max(1, height - 1)]
         room = height - len(found)
-        for block in (self._bar(left), self._figures(left)):
+        for block in (self._bar(left), self._figures(left)[: max(2, room - 9)]):
             if block and room > len(block):
                 found += [Text(), *block]
                 room -= len(block) + 1
@@ -73,7 +73,7 @@ class _Page:
 
     def _beside(self, found: list[Text], begin: int, left: int) -> list[Text]:
         """The queue to the right of the lines from `begin` on."""
-        space = self.width - left - GAP
+        space = min(self.width - left - GAP, left)
         right = self._queue(space, max(0, len(found) - begin - 1))
         joined = found[:begin]
         for number, line in enumerate(found[begin:]):
@@ -129,9 +129,9 @@ class _Page:
         return [bar, under]
 
     def _figures(self, width: int) -> list[Text]:
-        pairs = [(label, value) for label, value in self._pairs() if value is not None]
         columns = 1 if width < NARROW else 2
         space = (width - GAP * (columns - 1)) // columns
+        pairs = [(label, value) for label, value in self._pairs(space) if value is not None]
         rows = -(-len(pairs) // columns)
         found = []
         for row in range(rows):
@@ -147,10 +147,10 @@ class _Page:
             found.append(line)
         return found
 
-    def _pairs(self) -> list[tuple[str, Text | None]]:
+    def _pairs(self, space: int) -> list[tuple[str, Text | None]]:
         status, hardware = self.view.status, self.view.hardware
         files = [f"{status.learned:,} learned"]
-        for number, word in ((status.rejected, "rejected"), (status.set_aside, "set aside")):
+        for number, word in ((status.rejected, "rejected"), (status.set_aside, "aside")):
             if number:
                 files.append(f"{number:,} {word}")
         saved, kept = status.last_checkpoint, status.last_snapshot
@@ -161,7 +161,7 @@ class _Page:
         rate = status.learning_rate
         return [
             ("step", Text(f"{status.step:,}")),
-            ("loss", self._loss()),
+            ("loss", self._loss(space)),
             ("speed", None if speed is None else Text(f"{speed:,.0f} tokens/s")),
             ("rate", None if rate is None else Text(f"{rate:.3g}")),
             ("memory", None if hardware.trainer_bytes is None else Text(in_bytes(hardware.trainer_bytes))),
@@ -172,7 +172,7 @@ class _Page:
             ("files", Text(", ".join(files))),
         ]  # fmt: skip
 
-    def _loss(self) -> Text | None:
+    def _loss(self, space: int) -> Text | None:
         status, trend = self.view.status, self.view.trend
         if status.learning_rate is None:
             return None
@@ -180,6 +180,8 @@ class _Page:
             return Text("not a number", TROUBLE)
         found = Text(f"{status.loss:.4f}")
         if len(trend) > 1 and self.glyphs.trend:
+            # The newest of it, where there is no room for all.
+            trend = trend[-max(1, space - LABEL - found.cell_len - GAP) :]
             found.append("  ").append(sparkline(trend, self.glyphs.trend), NOW)
         elif len(trend) > 1:
             found.append(f", was {trend[0]:.4f}", QUIET)
@@ -245,8 +247,8 @@ def sparkline(values: tuple[float, ...], levels: str) -> str:
 
 
 def clock_time(when: datetime, now: datetime) -> str:
-    """`21:04`; on another day `Tue 21:04`; more than six days away `2026-11-22 21:04`."""
-    if when.date() == now.date():
+    """`21:04`; more than 20 hours away `Tue 21:04`; more than six days away `2026-11-22 21:04`."""
+    if abs(when - now) <= timedelta(hours=20):
         return f"{when:%H:%M}"
     if abs((when.date() - now.date()).days) <= 6:
         return f"{when:%a %H:%M}"

@@ -173,7 +173,7 @@ class Live:
             entered, self._entered = self._entered, False
             last = list(self._lines)[-self._farewell :] if self._farewell else []
         if entered:
-            terminal.write(terminals.RESTORE + "".join(f"{line}\r\n" for line in last))
+            terminal.write(terminals.RESTORE + "".join(f"{line}\n" for line in last))
             terminal.flush()
 
     def _guarded(self) -> None:
