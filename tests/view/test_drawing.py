@@ -9,6 +9,7 @@ import pytest
 
 from nightschool.view import drawing
 from nightschool.view.drawing import ASCII, UNICODE, draw
+from nightschool.view.model import View
 from tests.view.making import AT, VIEW, view
 
 AT_80 = """\
@@ -106,8 +107,23 @@ def test_what_happens_now_is_yellow_and_trouble_is_red() -> None:
 def test_a_loss_that_is_no_number_is_said() -> None:
     assert "not a number" in text(draw(view({"loss": None}), 80, 24))
     fresh = view({"loss": None, "learning_rate": None, "last_checkpoint": None})
-    assert "loss" not in text(draw(fresh, 80, 24))
-    assert "nothing yet" in text(draw(fresh, 80, 24))
+    assert "loss      -\n" in text(draw(fresh, 80, 24))
+    assert "saved     none yet" in text(draw(fresh, 80, 24))
+
+
+def test_a_figure_has_its_place_also_while_there_is_nothing_to_say() -> None:
+    def places(shown: View) -> list[tuple[int, int]]:
+        labels = ("step ", "loss ", "speed ", "rate ", "memory ", "saved ", "snapshot ", "disk ", "files ")
+        lines = text(draw(shown, 80, 24)).splitlines()[5:]
+        return [(n, line.index(label)) for label in labels for n, line in enumerate(lines) if label in line]
+
+    less = view({"tokens_per_second": None, "learning_rate": None, "last_snapshot": None}, trend=())
+    assert places(less) == places(VIEW)
+
+
+def test_the_file_is_named_where_the_reason_is_another() -> None:
+    shown = view({"state": "starting", "reason": "the trainer loads the model"})
+    assert "of 1,200 of monday.jsonl" in text(draw(shown, 80, 24))
 
 
 def test_why_nothing_newer_is_shown_is_said_in_red() -> None:

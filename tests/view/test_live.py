@@ -51,14 +51,6 @@ class Pty:
 
 
 @pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    found = Layout(tmp_path / "ws")
-    found.create()
-    Ledger.create(found.ledger).close()
-    return found
-
-
-@pytest.fixture
 def screen() -> Iterator[Pty]:
     near, far = pty.openpty()
     with os.fdopen(far, "w", encoding="utf-8") as stream:
@@ -185,10 +177,15 @@ def test_an_exception_in_the_machine_gives_the_terminal_back(
 ) -> None:
     monkeypatch.setattr(sys, "stdout", screen.stream)
     monkeypatch.setattr(terminal, "suits", lambda *_: True)
-    with pytest.raises(ZeroDivisionError), live.shown(layout, plain=False) as view:
-        view.line("a line")
-        screen.read_until(b"a line")
-        raise ZeroDivisionError
+
+    def machine() -> None:
+        with live.shown(layout, plain=False) as view:
+            view.line("a line")
+            screen.read_until(b"a line")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        machine()
     screen.read_until(terminal.RESTORE.encode())
 
 
@@ -201,7 +198,7 @@ def test_where_a_view_does_not_suit_there_are_lines(
     assert not terminal.suits(screen.stream, {"TERM": name} if name else {})
     monkeypatch.setattr(os, "tcgetpgrp", lambda fd: os.getpgrp() + 1)
     assert not terminal.suits(screen.stream, {"TERM": "xterm"}), "in the background"
-    with open(os.devnull, "w") as nowhere:
+    with Path(os.devnull).open("w") as nowhere:
         assert not terminal.suits(nowhere, {"TERM": "xterm"})
     monkeypatch.setattr(terminal, "suits", lambda *_: True)
     with live.shown(layout, plain=True) as view:

@@ -17,14 +17,6 @@ from nightschool.workspace import Layout
 NOW = datetime(2026, 11, 24, 22, 0, tzinfo=UTC)
 
 
-@pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    found = Layout(tmp_path / "ws")
-    found.create()
-    Ledger.create(found.ledger).close()
-    return found
-
-
 def steps(ledger: Ledger, count: int, loss: float | None = None) -> None:
     ledger.steps.record(
         [StepRow(n, 0, n / 1000 if loss is None else loss, 1e-4, 1.0, 100, 90, 0.5) for n in range(1, count + 1)]

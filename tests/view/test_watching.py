@@ -8,7 +8,6 @@ from nightschool.supervisor.signals import StopSignals
 from nightschool.view import watching
 from nightschool.workspace import Layout
 from tests.view.making import view
-from tests.view.test_live import layout  # noqa: F401
 
 
 def test_json_is_one_line_for_each_change() -> None:
@@ -33,7 +32,7 @@ def test_people_get_a_line_when_it_does_something_else_and_now_and_then() -> Non
 def test_it_waits_kindly_where_no_machine_runs_and_ends_when_asked(
     layout: Layout,
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     signals, rounds = StopSignals(), []
 

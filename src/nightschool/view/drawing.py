@@ -20,6 +20,8 @@ LEFT = 88
 NARROW = 60
 LABEL = 10
 FEWEST_LINES = 3
+LONGEST_NAME = 30
+NOTHING = "-"
 MOST_REASON = 4
 GAP = 2
 
@@ -118,7 +120,11 @@ class _Page:
         cells = max(4, width - len(percent) - 1)
         full = int(cells * share)
         bar = Text(self.glyphs.full * full, NOW).append(self.glyphs.rest * (cells - full), QUIET).append(f" {percent}")
-        under = Text(f"step {view.file_step:,} of {view.file_steps:,} of this file")
+        file = view.status.current_file
+        # Where the first line tells something else, the name is here.
+        named = "this file" if file is None or file == view.status.reason else self._plain(file)
+        under = Text(f"step {view.file_step:,} of {view.file_steps:,} of ")
+        under.append_text(self._cut(Text(named), LONGEST_NAME))
         if view.file_seconds is not None:
             left = f"{duration(view.file_seconds)} left, done near {done_near(view.at, view.file_seconds)}"
             if under.cell_len + GAP + len(left) <= width:
@@ -158,24 +164,25 @@ class _Page:
         if hardware.gpu_total:
             gpu = Text(f"{in_bytes(hardware.gpu_used or 0)} of {in_bytes(hardware.gpu_total)}")
         speed = status.tokens_per_second
-        rate = status.learning_rate
+        rate, memory = status.learning_rate, hardware.trainer_bytes
+        # Each has its place, also while there is nothing to say: figures that move are hard to read.
         return [
             ("step", Text(f"{status.step:,}")),
             ("loss", self._loss(space)),
-            ("speed", None if speed is None else Text(f"{speed:,.0f} tokens/s")),
-            ("rate", None if rate is None else Text(f"{rate:.3g}")),
-            ("memory", None if hardware.trainer_bytes is None else Text(in_bytes(hardware.trainer_bytes))),
+            ("speed", Text(NOTHING if speed is None else f"{speed:,.0f} tokens/s")),
+            ("rate", Text(NOTHING if rate is None else f"{rate:.3g}")),
+            ("memory", Text(NOTHING if memory is None else in_bytes(memory))),
             ("GPU", gpu),
-            ("saved", self._aged(f"step {saved['step']:,}", saved["written_at"]) if saved else Text("nothing yet")),
-            ("snapshot", None if kept is None else self._aged(self._plain(kept["name"]), kept["taken_at"])),
+            ("saved", self._aged(f"step {saved['step']:,}", saved["written_at"]) if saved else Text("none yet")),
+            ("snapshot", self._aged(self._plain(kept["name"]), kept["taken_at"]) if kept else Text("none yet")),
             ("disk", None if hardware.disk_free is None else Text(f"{in_bytes(hardware.disk_free)} free")),
             ("files", Text(", ".join(files))),
         ]  # fmt: skip
 
-    def _loss(self, space: int) -> Text | None:
+    def _loss(self, space: int) -> Text:
         status, trend = self.view.status, self.view.trend
         if status.learning_rate is None:
-            return None
+            return Text(NOTHING)
         if status.loss is None:
             return Text("not a number", TROUBLE)
         found = Text(f"{status.loss:.4f}")
