@@ -49,7 +49,7 @@ def state(layout: Layout) -> dict[str, str]:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("FIRST_DELAY", "STORAGE_DELAY", "LONGEST_STORAGE_DELAY", "BUSY_DELAY", "LEDGER_DELAY"):
+    for name in ("FIRST_DELAY", "STORAGE_DELAY", "LONGEST_STORAGE_DELAY", "BUSY_DELAY", "DEVICE_DELAY", "LEDGER_DELAY"):
         monkeypatch.setattr(policies, name, 0.05)
 
 
@@ -102,6 +102,18 @@ def test_f3_a_killed_trainer_is_started_again_and_the_log_says_how_it_ended(layo
     assert states(layout) == {"learned": 1}
     assert "The trainer was ended by SIGKILL" in log_text(layout)
     assert "  | hello from trainer" in log_text(layout)
+
+
+@pytest.mark.usefixtures("quick")
+def test_f3_a_gpu_that_is_lost_is_waited_for_however_long_and_the_file_is_learned(
+    layout: Layout, settings: Settings
+) -> None:
+    drop(layout, "a.jsonl")
+    lives = policies.CRASHES + 2
+    assert run(layout, settings, trainer=f"exit-after-step:{policies.DEVICE}:{lives}") == 0
+    assert len(events(layout, "trainer.started")) == lives + 1
+    assert states(layout) == {"learned": 1}
+    assert "waits and tries again by itself: last words of trainer" in log_text(layout)
 
 
 @pytest.mark.usefixtures("quick")
