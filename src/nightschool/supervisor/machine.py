@@ -270,7 +270,8 @@ class Supervisor:
         if self.trainer.child.alive or not policies.needs_trainer(self.work or Work()):
             return None
         try:
-            why = room.lacking(self.layout, self.ledger, self.settings.machine.min_free_gb)
+            size = self.ledger.checkpoints.newest_bytes()
+            why = room.lacking(self.layout.current_model, size, self.settings.machine.min_free_gb)
         except (OSError, StorageError):
             return None  # told by whoever looks at the workspace itself
         return None if why is None else ("waiting for disk", why)
