@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def machine_value(layout: Layout, key: str) -> object:
 
 def test_pause_and_resume_work_with_and_without_a_machine(here: Run, layout: Layout) -> None:
     assert "does not run" in here("pause").out
-    assert machine_value(layout, "paused") is True
+    assert machine_value(layout, "paused") == {"until": None}
     assert here("status", "--json").json["paused"] is True
     assert "does not run" in here("resume").out
     assert machine_value(layout, "paused") is False
@@ -39,6 +40,26 @@ def test_pause_and_resume_work_with_and_without_a_machine(here: Run, layout: Lay
         assert "Pausing" in here("pause").out
         assert "Going on" in here("resume").out
     assert machine_value(layout, "resumed") not in (None, first), "each resume is one that a failed machine notices"
+
+
+def test_pause_for_a_time_says_until_when_and_status_shows_it(here: Run, layout: Layout) -> None:
+    said = here("pause", "--for", "1h30m").out
+    found = here("status", "--json").json
+    assert found["paused"] is True
+    left = datetime.fromisoformat(found["paused_until"]) - datetime.now(UTC)
+    assert timedelta(hours=1, minutes=25) < left <= timedelta(hours=1, minutes=30)
+    until = f"{datetime.fromisoformat(found['paused_until']).astimezone():%H:%M:%S}"
+    assert until in said
+    assert until in here("status").out
+    here("resume")
+    assert here("status", "--json").json["paused_until"] is None
+
+
+def test_pause_for_what_is_no_time_is_refused_and_nothing_changes(here: Run, layout: Layout) -> None:
+    result = here("pause", "--for", "soon")
+    assert result.code == 2
+    assert "1h30m" in result.err
+    assert machine_value(layout, "paused") is None
 
 
 def start_machine(layout: Layout) -> subprocess.Popen[str]:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
-from nightschool import adding, durable
+from nightschool import adding, durable, pausing
 from nightschool.api.past import Past
 from nightschool.errors import CheckpointError, DataError, ModelError, NightschoolError
 from nightschool.forecast import Queue, read_queue
@@ -274,9 +274,14 @@ class Workspace(Past):
         with self.ledger() as ledger:
             return ledger.checkpoints.listing()
 
-    def pause(self) -> None:
-        """Let the trainer save and end, which frees the GPU, until `resume`. Files are still taken in."""
-        self._tell("pause", "Pause was asked for.", paused=True)
+    def pause(self, for_seconds: float | None = None) -> None:
+        """Let the trainer save and end, which frees the GPU, for so long or until `resume`. Files are still taken in.
+
+        It ends by the clock on the wall, also where the machine is off meanwhile. A later pause replaces it.
+        """
+        if for_seconds is not None and not 0 < for_seconds <= pausing.LONGEST.total_seconds():
+            raise ValueError(f"a pause lasts more than 0 seconds and at most ten years, not {for_seconds}")
+        self._tell("pause", "Pause was asked for.", paused=pausing.row(_utc_now(), for_seconds))
 
     def resume(self) -> None:
         """Go on after `pause`, or try again after a failure that was put right."""

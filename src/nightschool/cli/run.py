@@ -14,6 +14,9 @@ def run(
     until_idle: Annotated[
         bool, typer.Option("--until-idle", help="Stop, with a checkpoint, when nothing is left to learn.")
     ] = False,
+    ignore_hours: Annotated[
+        bool, typer.Option("--ignore-hours", help="Train outside machine.hours too, for as long as this run lasts.")
+    ] = False,
 ) -> None:
     """Watch the inbox and train until told to stop.
 
@@ -27,5 +30,8 @@ def run(
     with StopSignals() as signals:
         layout = layout_of(ctx)
         settings = load_settings(layout.settings_file)
-        code = supervise(layout, settings, until_idle, lambda line: print(line, flush=True), signals=signals)
+        code = supervise(
+            layout, settings, until_idle, lambda line: print(line, flush=True), signals=signals,
+            ignore_hours=ignore_hours,
+        )  # fmt: skip
     raise typer.Exit(code)

@@ -61,6 +61,7 @@ class Supervisor:
         echo: Callable[[], None],
         signals: StopSignals,
         clock: Callable[[], float],
+        ignore_hours: bool = False,
     ) -> None:
         self.layout = layout
         self.settings = settings
@@ -83,7 +84,7 @@ class Supervisor:
         self.intake = self._keeper(
             "intake worker", commands.intake, layout.intake_output, INTAKE_GRACE, layout.intake_lock, self._handled
         )
-        self.gate = Gate(ledger, log.info)
+        self.gate = Gate(settings, ledger, layout.current_model, log.info, clock, ignore_hours=ignore_hours)
         self.night = Night(layout, settings.snapshots, ledger, clock)
         self.mending = Mending(layout, ledger, self.trainer, settings.machine.hang_minutes, clock)
         self._state: tuple[str, str] | None = None
@@ -94,6 +95,7 @@ class Supervisor:
         self._storage: str | None = None
         self._storage_tries = 0
         self._next: dict[str, float] = {}
+        self._idle_since: float | None = None
 
     def _keeper(
         self, name: str, command: Sequence[str], output: Path, grace: float, lock: Path, measure: Callable[[], int]
@@ -207,7 +209,8 @@ class Supervisor:
         told = self.ledger.machine.all()
         self._told = told.get("trainer") or {}
         self.held = cut.held_for(self.layout, told)
-        self.gate.look(told)
+        starts = policies.needs_trainer(self.work) and not self.trainer.child.alive
+        self.gate.look(told, starts=starts)
         if told.get("resumed", 0) != self._resumed:
             self._resumed = told.get("resumed", 0)
             for keeper in (self.trainer, self.intake):
@@ -218,12 +221,24 @@ class Supervisor:
 
     def _tend(self) -> None:
         work = self.work or Work()
+        if policies.needs_trainer(work) or not self.trainer.child.alive:
+            self._idle_since = None
         going = not self.stopping and self.held is None
         train, prepare = self.trainer, self.intake
         # Also with nothing but training to do: it makes prepared data again that is gone or no longer current.
         prepare.tend(going and (prepare.child.alive or bool(work.to_prepare or work.to_train)))
-        wanted = self.gate.rest is None and (policies.needs_trainer(work) or train.child.alive)
+        wanted = self.gate.rest is None and (policies.needs_trainer(work) or (train.child.alive and not self._unload()))
         train.tend(going and wanted and not self.mending.busy)
+
+    def _unload(self) -> bool:
+        """Whether the trainer has had nothing to do for long enough to give the GPU back. Asked only while it runs."""
+        if self._idle_since is None:
+            self._idle_since = self.clock()
+        minutes = self.settings.machine.unload_after
+        over = policies.unload(self.clock() - self._idle_since, minutes)
+        if over and not self.trainer.child.asked:
+            log.info("Nothing to learn for %g minutes: the model is unloaded until there is.", minutes)
+        return over
 
     def _decide(self) -> None:
         """With `until_idle`: is this the end?"""

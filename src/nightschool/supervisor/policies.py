@@ -269,6 +269,11 @@ def state_word(now: Situation) -> tuple[str, str]:
     return "idle", "nothing is left to learn: drop a file in inbox/"
 
 
+def unload(idle: float, minutes: float) -> bool:
+    """Whether a trainer without work for `idle` seconds is to give the GPU back. `minutes` 0: never."""
+    return minutes > 0 and idle >= minutes * 60
+
+
 def needs_trainer(work: Work) -> bool:
     """Whether the trainer should be started (it stays while it runs: the model is loaded once).
 

@@ -47,6 +47,7 @@ def run(
     signals: StopSignals | None = None,
     clock: Callable[[], float] = time.monotonic,
     tick_seconds: float = TICK_SECONDS,
+    ignore_hours: bool = False,
 ) -> int:
     """Run the machine until it is told to stop or, with `until_idle`, until nothing is left to do.
 
@@ -59,6 +60,7 @@ def run(
         signals: an entered StopSignals; without one, only `until_idle` or an error ends the run.
         clock: monotonic seconds.
         tick_seconds: pause between two rounds.
+        ignore_hours: train outside `machine.hours` too.
 
     Returns:
         The exit code: 0 for a stop as asked, 130 after a second Ctrl-C, else that of the error that stopped the work.
@@ -80,7 +82,7 @@ def run(
             accept.recover(layout, ledger)
         supervisor = Supervisor(
             layout, settings, ledger, lock, commands or default_commands(layout), until_idle=until_idle,
-            echo=_Echo(tail, echo), signals=signals or StopSignals(), clock=clock,
+            echo=_Echo(tail, echo), signals=signals or StopSignals(), clock=clock, ignore_hours=ignore_hours,
         )  # fmt: skip
         return supervisor.run(tick_seconds)
 
