@@ -33,8 +33,8 @@ from nightschool.intake.prepared import PreparedReader, PreparedWriter, write_me
 from nightschool.intake.tokenise import Encoded, load_tokenizer
 from nightschool.settings import canonical, parse_settings
 from nightschool.training import determinism
+from nightschool.training.device import make_accelerator
 from nightschool.training.loop import Loop
-from nightschool.training.trainer import make_accelerator
 
 GOAL = 1.5
 
@@ -145,7 +145,9 @@ def _turn(loop: Loop, tokens: int) -> float:
     """Label tokens per second over at least so many."""
     began, done = time.perf_counter(), 0
     while done < tokens:
-        done += loop.step().label_tokens
+        result = loop.step()
+        assert result is not None  # nothing interrupts it
+        done += result.label_tokens
     return done / (time.perf_counter() - began)
 
 

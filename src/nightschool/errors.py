@@ -59,6 +59,10 @@ class ModelError(NightschoolError):
     exit_code = 9
 
 
+class ModelAwayError(ModelError):
+    """The base model, or a part of it, is not where it should be, or cannot be read."""
+
+
 class VerifyError(NightschoolError):
     """`verify` found something that is not as it should be."""
 
@@ -75,3 +79,9 @@ class FileError(TrainingError):
     """Training on one data file cannot go on. `nightschool run` sets the file aside and goes on with the next."""
 
     exit_code = 12
+
+
+class DeviceError(NightschoolError):
+    """The GPU failed, is not there, or others hold its memory. `nightschool run` tries again by itself."""
+
+    exit_code = 13

@@ -17,8 +17,8 @@ class Status:
     """What the machine is doing. The first twelve fields are stable, also as keys of `nightschool status --json`.
 
     Attributes:
-        state: one word or two: idle, preparing, starting, training, saving, paused, outside hours, stopping, stopped,
-            restarting, waiting, waiting for disk, failed.
+        state: one word or two: idle, preparing, starting, training, saving, paused, stopping, stopped, restarting,
+            waiting, waiting for disk, failed.
         step: optimizer steps done.
         lineage: hash of all that led to the newest checkpoint; None before there is one.
         current_file: name of the file in training.
@@ -31,7 +31,6 @@ class Status:
         since: when the state began (UTC ISO 8601).
         pid: process id of the running machine.
         paused: whether `pause` is in force.
-        paused_until: when it ends by itself (UTC ISO 8601); None where only `resume` ends it.
         duplicates, set_aside: numbers of files.
         workspace: its folder.
         steps_queued: steps that the waiting files will take, estimated where they are not prepared; None while nothing
@@ -65,7 +64,6 @@ class Status:
     seconds_left: float | None
     prepared_bytes: int
     catching_up: int | None
-    paused_until: str | None
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON can hold them."""
@@ -89,7 +87,6 @@ def read_status(layout: Layout) -> Status:
         waiting = forecast.work_waiting(ledger, rates)
         everything = forecast.together(forecast.work_begun(ledger, rates, told), waiting)
         current = _current_file(ledger, done)
-    pause = pausing.in_force(told.get("paused"), datetime.now(UTC))
     word, reason, since = _state(told.get("state") or {}, running=pid is not None)
     speed = (told.get("trainer") or {}).get("tokens_per_second") if word == "training" else None
     return Status(
@@ -108,7 +105,7 @@ def read_status(layout: Layout) -> Status:
         reason=reason,
         since=since,
         pid=pid,
-        paused=pause is not None,
+        paused=pausing.in_force(told.get(pausing.ROW), datetime.now(UTC)) is not None,
         duplicates=counts["duplicate"],
         set_aside=counts["set_aside"],
         workspace=str(layout.root),
@@ -116,7 +113,6 @@ def read_status(layout: Layout) -> Status:
         seconds_left=_finite(everything.seconds),
         prepared_bytes=int((told.get("intake") or {}).get("prepared_bytes", 0)),
         catching_up=told.get("serving"),
-        paused_until=pause.until.isoformat(timespec="seconds") if pause and pause.until else None,
     )
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from nightschool.supervisor import others
+from nightschool.supervisor.gate import Gate
 from nightschool.supervisor.others import Seen
 from tests.supervisor.fakes import wait_until
 
@@ -87,12 +90,61 @@ def test_a_real_program_is_seen_until_it_ends(tmp_path: Path) -> None:
         child.wait()
 
 
+class World:
+    """The clock, and the program that runs."""
+
+    now = 0.0
+    seen: Seen | None = None
+    looks = 0
+
+    def running(self, names: Sequence[str]) -> Seen | None:
+        self.looks += 1
+        return self.seen if names else None
+
+
 def test_training_goes_on_only_when_all_have_been_gone_for_a_while() -> None:
-    yielding, seen = others.Yielding(), Seen("steam", 7)
-    assert yielding.look(None, 0) is None
-    assert yielding.look(seen, 2) == "steam runs (process 7)"
-    assert "has just ended" in (yielding.look(None, 2 + others.HOLD_SECONDS - 1) or "")
-    assert yielding.look(seen, 12) is not None
-    assert yielding.look(None, 12 + others.HOLD_SECONDS - 1) is not None
-    assert yielding.look(None, 12 + others.HOLD_SECONDS) is None
-    assert yielding.look(None, 60) is None
+    world, seen = World(), Seen("steam", 7)
+    yielding = others.Yielding(["steam"], lambda: world.now, world.running)
+
+    def word(now: float, found: Seen | None) -> str | None:
+        world.now, world.seen = now, found
+        rest = yielding.rest()
+        return rest and rest[1]
+
+    assert word(0, None) is None
+    assert word(2, seen) == "steam runs (process 7; machine.yield_to)"
+    assert "has just ended" in (word(2 + others.HOLD_SECONDS - 1, None) or "")
+    assert word(14, seen) is not None
+    assert word(14 + others.HOLD_SECONDS - 1, None) is not None
+    assert word(16 + others.HOLD_SECONDS, None) is None
+    assert word(60, None) is None
+
+
+def test_processes_are_looked_at_every_two_seconds_and_not_in_every_round() -> None:
+    world = World()
+    yielding = others.Yielding(["steam"], lambda: world.now, world.running)
+    for tenth in range(100):
+        world.now = tenth / 10
+        yielding.rest()
+    assert world.looks == 5
+
+
+def test_pause_and_hours_are_told_before_a_program_and_that_before_the_disk() -> None:
+    world = World()
+    world.seen = Seen("steam", 7)
+    yielding = others.Yielding(["steam"], lambda: world.now, world.running)
+    noon = datetime(2026, 11, 25, 12, tzinfo=UTC)
+    for text, told, word in (
+        ("22:00-07:00", {"paused": True}, "paused"),
+        ("22:00-07:00", {}, "outside hours"),
+        ("", {}, "paused"),
+    ):
+        gate = Gate(text, lambda _: None, now=lambda: noon, others=(yielding.rest, lambda: ("waiting for disk", "x")))
+        gate.look(told)
+        assert gate.rest is not None
+        assert gate.rest[0] == word
+    assert "steam runs" in gate.rest[1]
+    yielding.names = []
+    world.now = 100
+    gate.look({})
+    assert gate.rest == ("waiting for disk", "x")

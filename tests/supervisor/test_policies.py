@@ -39,6 +39,27 @@ def test_c5_full_disk_waits_ever_longer_and_never_gives_up() -> None:
     assert record.crashes == 0
 
 
+def test_f1_f3_a_gpu_that_is_lost_or_taken_is_waited_for_and_blames_no_file() -> None:
+    record, delays = Record(), []
+    for _ in range(50):
+        verdict = after_exit(policies.DEVICE, False, 0, record, "The GPU failed.", on_file=True)
+        assert (verdict.what, verdict.why) == ("gpu", "The GPU failed.")
+        record = verdict.record
+        delays.append(verdict.delay)
+    assert delays[:4] == [5, 10, 20, 40]
+    assert delays[-1] == policies.LONGEST_DELAY
+    assert record.crashes == 0
+
+
+def test_f3_control_crashes_at_one_place_do_blame_it() -> None:
+    record, said = Record(), []
+    for _ in range(policies.FILE_CRASHES):
+        verdict = after_exit(1, False, 0, record, on_file=True)
+        record = verdict.record
+        said.append(verdict.what)
+    assert said == ["restart", "restart", "blame"]
+
+
 def test_a_held_lock_is_waited_for() -> None:
     assert after_exit(5, False, 0, Record(), "process 12 holds it").what == "busy"
 
@@ -94,6 +115,7 @@ def test_every_exit_code_of_an_error_is_known_to_the_policy() -> None:
         policies.FILE,
         policies.STORAGE,
         policies.BUSY,
+        policies.DEVICE,
     }
 
 

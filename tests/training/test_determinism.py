@@ -83,8 +83,7 @@ def test_an_operation_without_a_deterministic_kernel_names_the_setting() -> None
 
 def test_f4_numerics_are_plain_json_and_complete(build: Callable) -> None:
     built = build()
-    settings = make_settings(built.folder, training={"micro_batch_size": 2})
-    found = determinism.numerics(built, settings, packed=True)
+    found = determinism.numerics(built, make_settings(built.folder), packed=True, cell=2)
     assert json.loads(json.dumps(found)) == found
     assert found["cell"] == 2
     assert found["processes"] == 1

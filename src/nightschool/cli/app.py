@@ -33,6 +33,7 @@ COMMANDS = (
     "diff",
     "export",
     "settings",
+    "service",
     "doctor",
     "demo",
 )

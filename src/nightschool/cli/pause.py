@@ -6,35 +6,27 @@ from typing import Annotated
 
 import typer
 
-from nightschool import pausing
-from nightschool.cli.common import local_time, workspace_of
+from nightschool.cli.common import workspace_of
+from nightschool.pausing import seconds_of
 
 
 def pause(
     ctx: typer.Context,
-    length: Annotated[
-        str | None,
-        typer.Option("--for", metavar="TIME", help="How long: 2h, 30m, 1h30m, 90s, 2d. Then it goes on by itself."),
+    duration: Annotated[
+        str | None, typer.Option("--for", metavar="TIME", help="End by itself after so long: 2h, 30m, 1h30m, 2d.")
     ] = None,
 ) -> None:
-    """Save a checkpoint, stop training for now, and free the GPU.
+    """Free the GPU and stop training for now.
 
-    Files are still taken in and read. Lasts until `nightschool resume`, or for the time given, also over restarts.
+    The step that is under way is given up, to be done again later with the same bits; the state is copied, the GPU is
+    freed, and then the checkpoint is written. Files are still taken in and read. Lasts until `nightschool resume`, or
+    for the time that --for gives, also over restarts.
     """
-    try:
-        seconds = None if length is None else pausing.seconds_of(length)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
+    seconds = None if duration is None else seconds_of(duration)
     workspace = workspace_of(ctx)
     workspace.pause(seconds)
-    found = workspace.status()
-    until = f"until {local_time(found.paused_until)} or `nightschool resume`" if found.paused_until else ""
-    if found.pid is None:
-        print(
-            f"Paused{' ' + until if until else ''}. The machine does not run; when it is started it will not train"
-            f"{' before that.' if until else ' until `nightschool resume`.'}"
-        )
-    elif until:
-        print(f"Pausing {until}: the trainer saves a checkpoint and ends.")
+    end = "until `nightschool resume`" if duration is None else f"for {duration}, or until `nightschool resume`"
+    if workspace.status().pid is None:
+        print(f"Paused. The machine does not run; when it is started it does not train {end}.")
     else:
-        print("Pausing: the trainer saves a checkpoint and ends. `nightschool resume` goes on.")
+        print(f"Pausing: the trainer frees the GPU, saves a checkpoint and ends. It rests {end}.")

@@ -15,7 +15,7 @@ def run(
         bool, typer.Option("--until-idle", help="Stop, with a checkpoint, when nothing is left to learn.")
     ] = False,
     ignore_hours: Annotated[
-        bool, typer.Option("--ignore-hours", help="Train outside machine.hours too, for as long as this run lasts.")
+        bool, typer.Option("--ignore-hours", help="Train now, also outside machine.hours.")
     ] = False,
 ) -> None:
     """Watch the inbox and train until told to stop.
@@ -31,7 +31,11 @@ def run(
         layout = layout_of(ctx)
         settings = load_settings(layout.settings_file)
         code = supervise(
-            layout, settings, until_idle, lambda line: print(line, flush=True), signals=signals,
+            layout,
+            settings,
+            until_idle,
+            lambda line: print(line, flush=True),
+            signals=signals,
             ignore_hours=ignore_hours,
-        )  # fmt: skip
+        )
     raise typer.Exit(code)

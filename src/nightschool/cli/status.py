@@ -28,8 +28,7 @@ def status(ctx: typer.Context, json: Json = False) -> None:
 def _lines(found: Status) -> list[tuple[str, str]]:
     state = f"{found.state}: {found.reason}" if found.reason else found.state
     if found.paused and found.pid is None:
-        until = f" until {local_time(found.paused_until)}" if found.paused_until else ""
-        state += f" (paused{until}; `nightschool resume` ends the pause)"
+        state += " (and `nightschool resume` ends the pause)"
     since = f" (since {local_time(found.since)})" if found.since else ""
     files = [f"{found.queued:,} waiting", f"{found.learned:,} learned"]
     for number, word in ((found.rejected, "rejected"), (found.duplicates, "duplicate"), (found.set_aside, "set aside")):

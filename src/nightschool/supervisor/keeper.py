@@ -13,6 +13,7 @@ from nightschool.supervisor.policies import Record, Verdict
 WORDS = {
     "restart": "restarting",
     "disk": "waiting for disk",
+    "gpu": "waiting for GPU",
     "busy": "waiting",
     "blame": "restarting",
     "fail": "failed",

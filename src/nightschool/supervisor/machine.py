@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nightschool import __version__, durable, logs
+from nightschool import __version__, durable, logs, room
 from nightschool.errors import NightschoolError, StorageError, WorkspaceError
 from nightschool.intake import worker
 from nightschool.ledger import Ledger
@@ -25,8 +25,11 @@ from nightschool.supervisor.inbox import Inbox
 from nightschool.supervisor.keeper import Keeper
 from nightschool.supervisor.mending import Mending
 from nightschool.supervisor.night import Night
+from nightschool.supervisor.others import Yielding
 from nightschool.supervisor.policies import Situation, Work
+from nightschool.supervisor.sd_notify import ServiceManager
 from nightschool.supervisor.signals import StopSignals
+from nightschool.supervisor.unloading import Unloading
 from nightschool.workspace import Layout
 
 LEDGER_SECONDS = 0.5
@@ -58,10 +61,10 @@ class Supervisor:
         commands: Commands,
         *,
         until_idle: bool,
+        ignore_hours: bool,
         echo: Callable[[], None],
         signals: StopSignals,
         clock: Callable[[], float],
-        ignore_hours: bool = False,
     ) -> None:
         self.layout = layout
         self.settings = settings
@@ -84,9 +87,14 @@ class Supervisor:
         self.intake = self._keeper(
             "intake worker", commands.intake, layout.intake_output, INTAKE_GRACE, layout.intake_lock, self._handled
         )
-        self.gate = Gate(settings, ledger, layout.current_model, log.info, clock, ignore_hours=ignore_hours)
+        self.yielding = Yielding(settings.machine.yield_to, clock)
+        self.gate = Gate(
+            settings.machine.hours, log.info, ignore_hours=ignore_hours, others=(self.yielding.rest, self._no_room)
+        )
+        self.unloading = Unloading(clock)
         self.night = Night(layout, settings.snapshots, ledger, clock)
         self.mending = Mending(layout, ledger, self.trainer, settings.machine.hang_minutes, clock)
+        self.service = ServiceManager(os.environ, clock)
         self._state: tuple[str, str] | None = None
         self._since = ""
         self._missing_since: float | None = None
@@ -95,7 +103,7 @@ class Supervisor:
         self._storage: str | None = None
         self._storage_tries = 0
         self._next: dict[str, float] = {}
-        self._idle_since: float | None = None
+        self._stamp = 0
 
     def _keeper(
         self, name: str, command: Sequence[str], output: Path, grace: float, lock: Path, measure: Callable[[], int]
@@ -166,7 +174,7 @@ class Supervisor:
         """Look, decide, act; returns at once. Trouble with the disk is remembered and tried again later."""
         if not self.stopping:
             try:
-                if self._due("ledger", LEDGER_SECONDS) or self.inbox.due():
+                if self._ledger_changed() or self._due("ledger", LEDGER_SECONDS) or self.inbox.due():
                     self._guard()
                     self._look()
                     self._missing_since = None
@@ -182,6 +190,16 @@ class Supervisor:
             logs.rotate(self.layout.log_file, self.settings.log.max_megabytes, self.settings.log.keep)
         self._say_state()
         self.echo()
+        self.service.went_round(self._state, self.stopping)
+
+    def _ledger_changed(self) -> bool:
+        """Whether somebody has written to it: a command is obeyed in the next round, and not when a look is due."""
+        try:
+            stamp = self.layout.ledger.stat().st_mtime_ns
+        except OSError:
+            return False
+        before, self._stamp = self._stamp, stamp
+        return stamp != before
 
     def _due(self, what: str, seconds: float) -> bool:
         now = self.clock()
@@ -209,8 +227,7 @@ class Supervisor:
         told = self.ledger.machine.all()
         self._told = told.get("trainer") or {}
         self.held = cut.held_for(self.layout, told)
-        starts = policies.needs_trainer(self.work) and not self.trainer.child.alive
-        self.gate.look(told, starts=starts)
+        self.gate.look(told)
         if told.get("resumed", 0) != self._resumed:
             self._resumed = told.get("resumed", 0)
             for keeper in (self.trainer, self.intake):
@@ -221,8 +238,6 @@ class Supervisor:
 
     def _tend(self) -> None:
         work = self.work or Work()
-        if policies.needs_trainer(work) or not self.trainer.child.alive:
-            self._idle_since = None
         going = not self.stopping and self.held is None
         train, prepare = self.trainer, self.intake
         # Also with nothing but training to do: it makes prepared data again that is gone or no longer current.
@@ -231,14 +246,19 @@ class Supervisor:
         train.tend(going and wanted and not self.mending.busy)
 
     def _unload(self) -> bool:
-        """Whether the trainer has had nothing to do for long enough to give the GPU back. Asked only while it runs."""
-        if self._idle_since is None:
-            self._idle_since = self.clock()
-        minutes = self.settings.machine.unload_after
-        over = policies.unload(self.clock() - self._idle_since, minutes)
-        if over and not self.trainer.child.asked:
-            log.info("Nothing to learn for %g minutes: the model is unloaded until there is.", minutes)
-        return over
+        """Whether the trainer has had nothing to do for so long that it gives the GPU back."""
+        idle = self._told.get("phase") == "waiting" and (self.work or Work()).idle
+        return self.unloading.due(idle, self.settings.machine.unload_after)
+
+    def _no_room(self) -> tuple[str, str] | None:
+        """Why a trainer is not started for want of room on the disk: it could not save what it learns."""
+        if self.trainer.child.alive or not policies.needs_trainer(self.work or Work()):
+            return None
+        try:
+            why = room.lacking(self.layout, self.ledger, self.settings.machine.min_free_gb)
+        except (OSError, StorageError):
+            return None  # told by whoever looks at the workspace itself
+        return None if why is None else ("waiting for disk", why)
 
     def _decide(self) -> None:
         """With `until_idle`: is this the end?"""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from nightschool.words import escape
 
 COMM = 15
 """Characters of a program's name that the kernel keeps."""
@@ -77,17 +80,41 @@ def _ours(pid: int, own: int, parents: dict[int, int]) -> bool:
 
 
 class Yielding:
-    """Whether training gives way, from one look to the next; goes on only when all have been gone for a while."""
+    """Whether training gives way, from one look to the next; goes on only when all have been gone for a while.
 
-    def __init__(self) -> None:
+    Args:
+        names: machine.yield_to; may be replaced.
+        clock: monotonic seconds.
+        running: finds the first of such programs.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        clock: Callable[[], float],
+        running: Callable[[Sequence[str]], Seen | None] = running,
+    ) -> None:
+        self.names = names
+        self._clock = clock
+        self._running = running
         self._last: Seen | None = None
         self._at = 0.0
+        self._look_at = -math.inf
+        self._rest: tuple[str, str] | None = None
 
-    def look(self, seen: Seen | None, now: float) -> str | None:
-        """Why training gives way, or None. `now`: monotonic seconds."""
+    def rest(self) -> tuple[str, str] | None:
+        """The word and the reason while training gives way, or None. Looks at the processes every two seconds."""
+        now = self._clock()
+        if now >= self._look_at:
+            self._look_at = now + LOOK_SECONDS
+            why = self._why(self._running(self.names), now)
+            self._rest = None if why is None else ("paused", escape(why))
+        return self._rest
+
+    def _why(self, seen: Seen | None, now: float) -> str | None:
         if seen is not None:
             self._last, self._at = seen, now
-            return f"{seen.name} runs (process {seen.pid})"
+            return f"{seen.name} runs (process {seen.pid}; machine.yield_to)"
         if self._last is None:
             return None
         if now - self._at >= HOLD_SECONDS:

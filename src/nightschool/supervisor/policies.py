@@ -18,6 +18,7 @@ LONGEST_DELAY = 300.0
 STORAGE_DELAY = 10.0
 LEDGER_DELAY = 2.0
 LONGEST_STORAGE_DELAY = 120.0
+DEVICE_DELAY = 5.0
 BUSY_DELAY = 2.0
 LONGEST_BUSY_DELAY = 30.0
 
@@ -36,6 +37,7 @@ PERMANENT = {
 FILE = errors.FileError.exit_code
 STORAGE = errors.StorageError.exit_code
 BUSY = errors.BusyError.exit_code
+DEVICE = errors.DeviceError.exit_code
 INTERRUPTED = 128 + signal.SIGINT
 
 
@@ -46,7 +48,7 @@ class Record:
     Attributes:
         progress: the furthest it ever got (steps, or files handled); any number that only grows.
         crashes: ends by accident since it last got further.
-        waits: ends for want of storage, or because another process held the lock, one after the other.
+        waits: ends for want of storage or of a GPU, or because another process held the lock, one after the other.
     """
 
     progress: int = 0
@@ -59,16 +61,16 @@ class Verdict:
     """What to do about a child that has ended.
 
     Attributes:
-        what: `stopped` it was asked to; `restart` after `delay`; `disk` wait for room and start after `delay`; `busy`
-            wait for another process to let go; `blame` set the file aside that it was at, then start it; `fail` never
-            start it again by itself.
+        what: `stopped` it was asked to; `restart` after `delay`; `disk`, `gpu` wait for room or for the GPU and start
+            after `delay`; `busy` wait for another process to let go; `blame` set the file aside that it was at, then
+            start it; `fail` never start it again by itself.
         delay: seconds until the next start.
         why: for the log and the status, a clause without a full stop.
         code: exit code of the whole program if this is how it ends.
         record: what to remember.
     """
 
-    what: Literal["stopped", "restart", "disk", "busy", "blame", "fail"]
+    what: Literal["stopped", "restart", "disk", "gpu", "busy", "blame", "fail"]
     delay: float
     why: str
     code: int
@@ -122,11 +124,15 @@ def after_exit(
     record = Record(max(progress, before.progress), 0 if further else before.crashes, 0 if further else before.waits)
     if asked:
         return Verdict("stopped", 0.0, "stopped as asked", 0, replace(record, waits=0))
-    if returncode in (STORAGE, BUSY):
+    if returncode in (STORAGE, DEVICE, BUSY):
         record = replace(record, waits=record.waits + 1)
         if returncode == STORAGE:
             delay = backoff(record.waits, STORAGE_DELAY, LONGEST_STORAGE_DELAY)
             return Verdict("disk", delay, last_words or "the disk is full or cannot be written", STORAGE, record)
+        if returncode == DEVICE:
+            # Neither the file's fault nor a reason to give up: a game ends, a driver is mended.
+            delay = backoff(record.waits, DEVICE_DELAY, LONGEST_DELAY)
+            return Verdict("gpu", delay, last_words or "the GPU cannot be used", DEVICE, record)
         delay = backoff(record.waits, BUSY_DELAY, LONGEST_BUSY_DELAY)
         return Verdict("busy", delay, last_words or "another process holds the workspace", BUSY, record)
     if returncode == FILE:
@@ -267,11 +273,6 @@ def state_word(now: Situation) -> tuple[str, str]:
     if now.work.inbox:
         return "idle", "waiting until the files in the inbox are complete"
     return "idle", "nothing is left to learn: drop a file in inbox/"
-
-
-def unload(idle: float, minutes: float) -> bool:
-    """Whether a trainer without work for `idle` seconds is to give the GPU back. `minutes` 0: never."""
-    return minutes > 0 and idle >= minutes * 60
 
 
 def needs_trainer(work: Work) -> bool:

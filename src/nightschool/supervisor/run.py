@@ -43,11 +43,11 @@ def run(
     until_idle: bool = False,
     echo: Echo | None = None,
     *,
+    ignore_hours: bool = False,
     commands: Commands | None = None,
     signals: StopSignals | None = None,
     clock: Callable[[], float] = time.monotonic,
     tick_seconds: float = TICK_SECONDS,
-    ignore_hours: bool = False,
 ) -> int:
     """Run the machine until it is told to stop or, with `until_idle`, until nothing is left to do.
 
@@ -56,11 +56,11 @@ def run(
         settings: what `nightschool.toml` says.
         until_idle: end, with a checkpoint, when inbox and queue are empty.
         echo: takes each new line of the log, for the terminal.
+        ignore_hours: train also outside machine.hours.
         commands: the children.
         signals: an entered StopSignals; without one, only `until_idle` or an error ends the run.
         clock: monotonic seconds.
         tick_seconds: pause between two rounds.
-        ignore_hours: train outside `machine.hours` too.
 
     Returns:
         The exit code: 0 for a stop as asked, 130 after a second Ctrl-C, else that of the error that stopped the work.
@@ -82,7 +82,7 @@ def run(
             accept.recover(layout, ledger)
         supervisor = Supervisor(
             layout, settings, ledger, lock, commands or default_commands(layout), until_idle=until_idle,
-            echo=_Echo(tail, echo), signals=signals or StopSignals(), clock=clock, ignore_hours=ignore_hours,
+            ignore_hours=ignore_hours, echo=_Echo(tail, echo), signals=signals or StopSignals(), clock=clock,
         )  # fmt: skip
         return supervisor.run(tick_seconds)
 

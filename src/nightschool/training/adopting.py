@@ -23,9 +23,10 @@ from nightschool.settings import Settings, TrainingSettings, parse_settings
 from nightschool.takeover import PLAN, Source, find, values
 from nightschool.takeover.source import SCHEDULER
 from nightschool.training import checkpoint, determinism, model, moments, optimizer, root
+from nightschool.training.device import make_accelerator
 from nightschool.training.loop import Loop
 from nightschool.training.saver import Job, Saver
-from nightschool.training.trainer import HISTORY, make_accelerator
+from nightschool.training.trainer import HISTORY
 from nightschool.training.weights import write_tokenizer
 
 if TYPE_CHECKING:

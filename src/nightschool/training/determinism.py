@@ -74,12 +74,12 @@ def advice(error: BaseException) -> SettingsError | None:
     )
 
 
-def numerics(built: Built, settings: Settings, packed: bool) -> dict[str, Any]:
+def numerics(built: Built, settings: Settings, packed: bool, cell: int) -> dict[str, Any]:
     """Everything recorded in a checkpoint about how its bits came to be; plain JSON values."""
     device = torch.device(built.device)
     found: dict[str, Any] = {
         "processes": 1,
-        "cell": settings.training.micro_batch_size,
+        "cell": cell,
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "machine": platform.machine(),
@@ -119,7 +119,7 @@ def _driver(device: torch.device) -> str | None:
 
 _WORDS = {
     "processes": "the number of processes",
-    "cell": "training.micro_batch_size",
+    "cell": "sequences in a cell (training.micro_batch_size)",
     "threads": "the number of threads",
     "python": "Python",
     "machine": "the processor type",

@@ -32,20 +32,18 @@ class Holdout:
         ledger: where the losses are recorded.
         open_rows: gives the reader of a file's held-out rows, by the file's id; None where it has none.
         seconds: for one measurement, at most; 0 makes none.
-        cell: rows that go through the model together.
         stopping: whether the trainer was told to stop: a measurement is given up for that.
         clock: monotonic seconds.
     """
 
     def __init__(
         self, loop: Loop, ledger: Ledger, open_rows: Callable[[int], PreparedReader | None], *, seconds: float,
-        cell: int, stopping: Callable[[], bool], clock: Callable[[], float] = time.monotonic,
+        stopping: Callable[[], bool], clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._loop = loop
         self._ledger = ledger
         self._open = open_rows
         self._seconds = seconds
-        self._cell = cell
         self._stopping = stopping
         self._clock = clock
 
@@ -102,7 +100,7 @@ class Holdout:
             while done < wanted and self._clock() < end:
                 if self._stopping():
                     return None
-                cell = [reader.sequence(at)[:3] for at in range(done, min(done + self._cell, wanted))]
+                cell = [reader.sequence(at)[:3] for at in range(done, min(done + self._loop.cell, wanted))]
                 total += self._loop.evaluate(cell)
                 tokens += sum(int(train.sum()) for _, train, _ in cell)
                 done += len(cell)

@@ -17,7 +17,8 @@ import torch
 
 from nightschool import curriculum, schedule
 from nightschool.curriculum import Entry
-from nightschool.training import batch, checkpoint, determinism, loss, model, optimizer, probe, state
+from nightschool.errors import DeviceError, TrainingError
+from nightschool.training import batch, checkpoint, determinism, loss, memory, model, optimizer, probe, state
 from nightschool.training.data import EntryData, OpenFile
 
 if TYPE_CHECKING:
@@ -65,10 +66,12 @@ class Loop:
         root: the run's root.
         folder: the base model's folder.
         open_file: gives the reader of a file's prepared data, by the file's id.
+        cell: sequences that go through the model together; as the settings say if None.
     """
 
     def __init__(
-        self, settings: Settings, root: dict[str, Any], accelerator: Accelerator, open_file: OpenFile
+        self, settings: Settings, root: dict[str, Any], accelerator: Accelerator, open_file: OpenFile,
+        cell: int | None = None,
     ) -> None:  # fmt: skip
         self.settings = settings
         self.seed = int(root["seed"])
@@ -77,7 +80,12 @@ class Loop:
         self.entries: list[Entry] = []
         self.done = 0
         self.on_entry: Callable[[int, Entry], None] | None = None
-        """Called with position and entry before the first step of each, when the state is the one that step meets."""
+        """Called with position and entry before the first update of each, when the state is the one it meets."""
+        self.cell = settings.training.micro_batch_size if cell is None else cell
+        self.on_split: Callable[[int, int], None] | None = None
+        """Called with the old and the new size when cells are made smaller because memory ran out."""
+        self.interrupted: Callable[[], bool] = lambda: False
+        """Asked between two cells: whether the step is to be given up."""
         self.built: Built = model.build(settings, root, accelerator.device)
         self.weights = model.trainable_state(self.built.model, self.built.method)
         self.parameters = [p for p in self.built.model.parameters() if p.requires_grad]
@@ -93,11 +101,15 @@ class Loop:
         self._pad = self.built.tokenizer.pad_token_id or 0
         self._flatten = "flash" in str(getattr(self.built.base.config, "_attn_implementation", ""))
 
-    @cached_property
+    @property
     def numerics(self) -> dict[str, Any]:
-        """What equal bits depend on besides root and curriculum. Nothing of it changes while a process lives."""
+        """What equal bits depend on besides root and curriculum. Only the size of a cell changes in a process."""
+        return {**self._fixed_numerics, "cell": self.cell}
+
+    @cached_property
+    def _fixed_numerics(self) -> dict[str, Any]:
         return {
-            **determinism.numerics(self.built, self.settings, packed=self.leak is None),
+            **determinism.numerics(self.built, self.settings, packed=self.leak is None, cell=self.cell),
             "autocast": self.accelerator.mixed_precision,
         }
 
@@ -148,41 +160,38 @@ class Loop:
             return False
         return at.since == self.done
 
-    def step(self) -> StepResult:
-        """Take the next step.
+    def step(self) -> StepResult | None:
+        """Take the next step; None where it was given up between two cells, and nothing has changed.
 
-        A loss or gradient that is not finite is not applied; the step counts all the same.
+        A loss or gradient that is not finite is not applied; the step counts all the same. Where memory runs out the
+        step is made again from its beginning, in the end with smaller cells; never in part.
 
         Raises:
             IndexError: the curriculum has no further step.
+            TrainingError: even one sequence by itself does not fit.
+            DeviceError: others hold the device's memory, or the update itself did not fit: the state must not be saved.
         """
         at, place = self._standing(), self.next_place()
         if at is None or place is None:
             raise IndexError("the curriculum has no further step")
         entry = self.entries[place.index]
         recipe = entry.settings
+        began = time.perf_counter()
+        data = self._data_of(entry)
+
+        numbers = [int(n) for n in curriculum.step_sequences(self.seed, entry, place.local)]
+        parts = {n: data.sequence(n) for n in numbers}
+        label_tokens = sum(int(train.sum()) for _, train, _, _ in parts.values())
+        total = self._gradients(numbers, parts, label_tokens)
+        if total is None:
+            self.optimizer.zero_grad(set_to_none=True)
+            return None
+
+        # Only from here on does the state change: what was given up before has left no trace.
         if self.resets(place):
             optimizer.reset(self.optimizer)
         if place.local == entry.start and self.on_entry is not None:
             self.on_entry(place.index, entry)
-        began = time.perf_counter()
-        data = self._data_of(entry)
-
-        numbers = curriculum.step_sequences(self.seed, entry, place.local)
-        parts = {int(n): data.sequence(int(n)) for n in numbers}
-        label_tokens = sum(int(train.sum()) for _, train, _, _ in parts.values())
-        total = torch.zeros((), device=self.accelerator.device)
-        for cell, members in curriculum.cells(numbers, self.settings.training.micro_batch_size):
-            determinism.seed_cell(self.seed, self.done + 1, cell)
-            for one in batch.collate(
-                [parts[n][:3] for n in members], self.accelerator.device,
-                packed=self.leak is None, pad_id=self._pad, flatten=self._flatten,
-            ):  # fmt: skip
-                with self.accelerator.autocast():
-                    part = loss.sum_loss(self.built, one) / label_tokens
-                self.accelerator.backward(part)
-                total += part.detach()
-
         limit = recipe["max_grad_norm"] or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
         mean, size = torch.stack([total, norm.to(total)]).tolist()
@@ -190,7 +199,7 @@ class Loop:
         rate = schedule.learning_rate(recipe, self.done, at.since)
         if applied:
             optimizer.apply_recipe(self.optimizer, recipe, rate)
-            self.optimizer.step()
+            self._update()
         self.optimizer.zero_grad(set_to_none=True)
         self.done += 1
         return StepResult(
@@ -205,6 +214,83 @@ class Loop:
             applied=applied,
             ends_entry=place.local + 1 == entry.stop,
         )
+
+    def _gradients(self, numbers: list[int], parts: dict[int, Any], label_tokens: int) -> torch.Tensor | None:
+        """Accumulate the gradients of a step; its mean loss, or None where it was interrupted.
+
+        Where memory runs out: free it and try again, then split the cells, then stop.
+        """
+        failures = 0
+        while True:
+            try:
+                return self._accumulate(numbers, parts, label_tokens)
+            except (RuntimeError, MemoryError) as error:
+                if not memory.is_out(error):
+                    raise
+                said = model.first_line(error)
+            # Here, and not in the handler: the traceback held on to every activation.
+            failures += 1
+            self.optimizer.zero_grad(set_to_none=True)
+            memory.free(self.accelerator.device)
+            failures = self._make_room(failures, said)
+
+    def _make_room(self, failures: int, said: str) -> int:
+        """After memory ran out `failures` times: do what the policy says; how often it has failed at the size now."""
+        others = memory.others_hold(self.accelerator.device)
+        verdict = memory.after_failure(failures, self.cell, others is not None)
+        if verdict.what == "wait":
+            raise memory.taken(self.accelerator.device, str(others))
+        if verdict.what == "stop":
+            raise TrainingError(
+                f"Out of memory on {self.accelerator.device} at step {self.done + 1} with one sequence at a time "
+                f"({said}). Set training.gradient_checkpointing = true, lower data.max_length for the files to come, "
+                'or load the base smaller (model.quantization = "4bit", in a new run); then `nightschool resume` goes '
+                "on."
+            )
+        if verdict.what == "split":
+            before, self.cell = self.cell, verdict.cell
+            if self.on_split is not None:
+                self.on_split(before, self.cell)
+            return 0
+        return failures
+
+    def _accumulate(self, numbers: list[int], parts: dict[int, Any], label_tokens: int) -> torch.Tensor | None:
+        total = torch.zeros((), device=self.accelerator.device)
+        for cell, members in curriculum.cells(numbers, self.cell):
+            if self.interrupted():
+                return None
+            determinism.seed_cell(self.seed, self.done + 1, cell)
+            for one in batch.collate(
+                [parts[n][:3] for n in members], self.accelerator.device,
+                packed=self.leak is None, pad_id=self._pad, flatten=self._flatten,
+            ):  # fmt: skip
+                with self.accelerator.autocast():
+                    part = loss.sum_loss(self.built, one) / label_tokens
+                self.accelerator.backward(part)
+                total += part.detach()
+        return total
+
+    def _update(self) -> None:
+        try:
+            self.optimizer.step()
+        except (RuntimeError, MemoryError) as error:
+            if not memory.is_out(error):
+                raise
+            # Some weights may have moved and others not. This state is never saved: the checkpoint is gone back to.
+            raise DeviceError(
+                f"Out of memory in the update of step {self.done + 1} ({model.first_line(error)}). It is begun again "
+                "from the last checkpoint. If this comes again and again, lower lora.r in a new run, choose an "
+                "optimizer with a smaller state, or end what else uses the device."
+            ) from error
+
+    def release(self) -> None:
+        """Give the device's memory back; the loop can take no further step. What was captured is not touched."""
+        for tensor in (*self.built.model.parameters(), *self.built.model.buffers()):
+            tensor.grad = None
+            tensor.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+        self.weights.clear()
+        self.optimizer.state.clear()
+        memory.free(self.accelerator.device)
 
     def _data_of(self, entry: Entry) -> EntryData:
         if self._data is None or self._data[0].parts != entry.parts:

@@ -126,11 +126,8 @@ def _load(settings: Settings, folder: Path, dtype: str, device: torch.device) ->
         base = AutoModelForCausalLM.from_pretrained(
             folder, local_files_only=True, trust_remote_code=settings.model.trust_remote_code, **options
         )
-    except torch.OutOfMemoryError:
-        raise ModelError(
-            f'The base model in {folder} does not fit on {device} in {dtype}. Set model.quantization = "4bit", use a '
-            "smaller base model, or end what else uses the device."
-        ) from None
+    except (torch.OutOfMemoryError, MemoryError):
+        raise  # whose fault that is shows only on the device
     except Exception as error:
         raise ModelError(_why_not_loaded(folder, attention, error)) from error
     if settings.model.quantization == "none":

@@ -11,8 +11,8 @@ from nightschool.ledger import Ledger
 from nightschool.record import belongs, entries_of, read_record, root_digest
 from nightschool.settings import load_settings
 from nightschool.training import determinism, root
+from nightschool.training.device import make_accelerator
 from nightschool.training.loop import Loop
-from nightschool.training.trainer import make_accelerator
 from nightschool.workspace import Layout
 
 
@@ -51,11 +51,12 @@ def replay(layout: Layout) -> dict[str, Any]:
             stored,
             make_accelerator(settings),
             lambda file_id: PreparedReader(layout.prepared / files[file_id]),
+            newest.numerics.get("cell"),
         )
         loop.entries = newest.entries
         loop.restore(folder, older)
         while loop.done < newest.step:
-            loop.step()
+            loop.step()  # nothing interrupts it
         found = loop.digests()
         same = {part: getattr(found, part) == newest.digests[part] for part in ("weights", "optimizer")}
         return {

@@ -72,21 +72,34 @@ class Saver:
         """Whether a save is in flight."""
         return self._thread is not None and self._thread.is_alive()
 
-    def save(self, job: Job) -> float:
+    def save(self, job: Job, last: bool = False) -> float:
         """Begin a save; returns the seconds for which training stood still.
 
-        Waits for the save before it, whose memory it uses again.
+        Waits for the save before it, whose memory it uses again. With `last`, nothing is trained any more: the device
+        is given back as soon as the state is copied, before any of it is written.
 
         Raises:
             NightschoolError: the save before this one failed.
         """
         began = time.perf_counter()
-        self.wait()
-        host = self._buffer.capture(self._loop.weights, self._loop.optimizer)
+        if last and self.busy and self._loop.built.method == "lora":
+            # An adapter is small enough for memory of its own, so that nobody waits for the disk to get the GPU.
+            self._buffer = state.HostBuffer()
+            host = self._capture(last)
+            self.wait()
+        else:
+            self.wait()
+            host = self._capture(last)
         stalled = time.perf_counter() - began
         self._thread = threading.Thread(target=self._guarded, args=(job, host, stalled), name="saver", daemon=True)
         self._thread.start()
         return stalled
+
+    def _capture(self, last: bool) -> state.HostState:
+        host = self._buffer.capture(self._loop.weights, self._loop.optimizer)
+        if last:
+            self._loop.release()
+        return host
 
     def wait(self) -> None:
         """Return when no save is in flight; raises what the last one met."""

@@ -13,18 +13,21 @@ from collections import deque
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from nightschool import basemodel, curriculum, durable, logs, schedule
-from nightschool.errors import CheckpointError, FileError, NightschoolError, StorageError, TrainingError
+from nightschool import basemodel, curriculum, durable, logs, room, schedule
+from nightschool.errors import (
+    CheckpointError,
+    FileError,
+    StorageError,
+    TrainingError,
+)
 from nightschool.intake.prepared import HOLDOUT, PreparedReader
 from nightschool.ledger import Ledger, StepRow
 from nightschool.record import Record, root_digest
 from nightschool.settings import Settings, load_settings
 from nightschool.snapshots import serving
-from nightschool.training import beginning, determinism, model, resume, retention, root
+from nightschool.training import beginning, determinism, device, memory, model, resume, retention, root
 from nightschool.training.holdout import Holdout
-from nightschool.training.loop import Loop, StepResult
+from nightschool.training.loop import StepResult
 from nightschool.training.progress import Narrator
 from nightschool.training.recorder import Recorder
 from nightschool.training.saver import Job, Saver
@@ -35,13 +38,11 @@ from nightschool.workspace import Layout
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from accelerate import Accelerator
-
     from nightschool.training.state import Digests
 
 log = logging.getLogger("nightschool.trainer")
 
-POLL_SECONDS = 0.2
+POLL_SECONDS = 0.1
 NOT_FINITE_LIMIT = 10
 HISTORY = 20
 RESET_NOTE = "the optimizer is reset here, as carry_optimizer = false asks"
@@ -61,28 +62,16 @@ def train(layout: Layout, lifeline: int | None) -> None:
     lock = durable.Lock(layout.trainer_lock, "the trainer")
     lock.acquire()
     with Ledger.open(layout.ledger) as ledger:
-        trainer = Trainer(layout, settings, ledger, lock, stop)
         try:
-            trainer.run()
-        finally:
-            trainer.close()
-
-
-def make_accelerator(settings: Settings) -> Accelerator:
-    """The device and its arithmetic, through Accelerate: autocast to bfloat16 where the device has it."""
-    chosen = settings.model.device
-    if chosen not in ("auto", "cpu"):
-        os.environ["ACCELERATE_TORCH_DEVICE"] = chosen
-    from accelerate import Accelerator
-    from accelerate.state import PartialState
-
-    device = PartialState(cpu=chosen == "cpu").device
-    assert device is not None
-    if device.type == "cuda" and device.index is not None:
-        # Accelerate only names it. Seeds, and waiting for copies, are meant for the current device.
-        torch.cuda.set_device(device)
-    half = model.resolve_dtype(settings.model.dtype, "lora", device) == "bfloat16"
-    return Accelerator(mixed_precision="bf16" if half else "no", cpu=chosen == "cpu")
+            trainer = Trainer(layout, settings, ledger, lock, stop)
+            try:
+                trainer.run()
+            finally:
+                trainer.close()
+        except RuntimeError as error:
+            if memory.is_lost(error):
+                raise memory.lost(error) from error
+            raise
 
 
 class Trainer:
@@ -99,15 +88,20 @@ class Trainer:
         self.recorder.tell()
 
         determinism.configure(settings.numerics)
-        folder = basemodel.resolve(settings.model.name, settings.model.revision)
-        accelerator = make_accelerator(settings)
+        accelerator = device.make_accelerator(settings)
         dtype = model.resolve_dtype(settings.model.dtype, settings.training.method, accelerator.device)
-        self.root = root.establish(layout, ledger, settings, folder, dtype)
+        with basemodel.waited_for(begun=ledger.entries.last() is not None):
+            folder = basemodel.resolve(settings.model.name, settings.model.revision)
+            self.root = root.establish(layout, ledger, settings, folder, dtype)
         self.root_digest = root_digest(self.root)
         start = resume.find_start(layout, ledger, self.root)
         self.generation = start.generation
-        self.loop = Loop(settings, self.root, accelerator, self._open_file)
+        device.require(accelerator, settings, start.record)
+        cell = memory.cell_size(settings.training.micro_batch_size, ledger.machine.get(memory.CELL))
+        self.loop = device.make_loop(settings, self.root, accelerator, self._open_file, cell)
         self.loop.entries = start.entries
+        self.loop.interrupted = stop.is_set
+        self.loop.on_split = self._note_split
         for note in (self.loop.head_note, self.loop.leak):
             if note:
                 log.warning("%s", note)
@@ -122,7 +116,7 @@ class Trainer:
         self.history: deque[dict[str, float]] = deque(maxlen=HISTORY)
         self.holdout = Holdout(
             self.loop, ledger, self._open_holdout, seconds=settings.data.holdout_seconds,
-            cell=settings.training.micro_batch_size, stopping=stop.is_set,
+            stopping=stop.is_set,
         )  # fmt: skip
         self.boundary: Digests | None = None
         self.loop.on_entry = self._check_boundary
@@ -130,6 +124,21 @@ class Trainer:
         self.any_applied = False
         self.new_entry: curriculum.Entry | None = None
         self._take_up(start)
+
+    def _note_split(self, before: int, now: int) -> None:
+        """Smaller cells from the step on that is under way: to be recorded with the step, and kept for later starts."""
+        changed = determinism.changes({"cell": before}, {"cell": now})
+        self.changes.append({"step": self.loop.done, "changes": changed})
+        text = (
+            f"Out of memory at step {self.loop.done + 1}: from here on {now} instead of {before} sequences go through "
+            "the model together, in the same steps. The weights agree with an undisturbed run to rounding, not to the "
+            "last bit."
+        )
+        log.warning("%s", text)
+        with self.ledger.transaction():
+            asked = self.settings.training.micro_batch_size
+            self.ledger.machine.set(memory.CELL, {"asked": asked, "size": now})
+            self.ledger.events.add("numerics", text, step=self.loop.done, changes=changed)
 
     def close(self) -> None:
         """End the threads: a save in flight is finished, whatever ended the training."""
@@ -188,7 +197,7 @@ class Trainer:
             self._save_if_due("nothing more waits", always=True)
             self._phase("waiting")
             self.stop.wait(POLL_SECONDS)
-        self._save_if_due("stopping", always=True)
+        self._save_if_due("stopping", always=True, last=True)
         self.saver.wait()
         self._phase("stopped")
         self.recorder.flush()
@@ -208,6 +217,8 @@ class Trainer:
 
     def _begin_next(self) -> bool:
         """Begin the first file of the queue, with the small ones next to it, if it is ready."""
+        if self.ledger.files.next_to_train() is not None:
+            self._require_room(self.settings.machine.min_free_gb)
         entry = beginning.begin(self.layout, self.ledger, self.settings, self.root, self.loop.done)
         if entry is None:
             return False
@@ -235,10 +246,12 @@ class Trainer:
         try:
             result = self.loop.step()
         except RuntimeError as error:
-            explained = self._explained(error)
+            explained = determinism.advice(error)
             if explained is None:
                 raise
             raise explained from error
+        if result is None:
+            return
         self._note(result, place.local + 1)
         self.any_applied = self.any_applied or result.applied
         if result.ends_entry:
@@ -269,17 +282,6 @@ class Trainer:
         following = len(entries) if place is None else place.index
         if following and (place is None or place.local == entries[following].start):
             self.holdout.after(following - 1, entries[following - 1])
-
-    def _explained(self, error: RuntimeError) -> NightschoolError | None:
-        """What a user can do about an error in a step, of which nothing was applied; None for one nobody knows."""
-        if isinstance(error, torch.OutOfMemoryError):
-            return TrainingError(
-                f"Out of memory on {self.loop.accelerator.device} at step {self.loop.done + 1} on file "
-                f"{self.progress.file}. Lower training.micro_batch_size (it is "
-                f"{self.settings.training.micro_batch_size}), set training.gradient_checkpointing = true, or lower "
-                "data.max_length for the files to come; then start again."
-            )
-        return determinism.advice(error)
 
     def _check_boundary(self, position: int, entry: curriculum.Entry) -> None:
         """Prove that the first step on this file meets the very bits that the file before it left."""
@@ -326,7 +328,7 @@ class Trainer:
                 "files."
             )
 
-    def _save_if_due(self, reason: str, *, ends: bool = False, always: bool = False) -> None:
+    def _save_if_due(self, reason: str, *, ends: bool = False, always: bool = False, last: bool = False) -> None:
         if self.loop.done == self.saved or (self.not_finite and not ends):
             # In the middle of a streak of updates that were not applied, the last good state is the one to keep.
             return
@@ -341,9 +343,19 @@ class Trainer:
                 ),
             )  # fmt: skip
         if due:
-            self._save(due)
+            self._save(due, last)
 
-    def _save(self, reason: str) -> None:
+    def _require_room(self, min_free_gb: float) -> None:
+        """Raise StorageError where the next checkpoint, and what is to be left free beside it, have no room."""
+        why = room.lacking(self.layout, self.ledger, min_free_gb)
+        if why is not None:
+            raise StorageError(
+                f"Training waits for room on the disk of {self.layout.current_model}: {why}. It goes on by itself."
+            )
+
+    def _save(self, reason: str, last: bool = False) -> None:
+        # One that does not fit is not begun. Where it fits, but little more, it is kept, and then there is a rest.
+        self._require_room(0)
         loop = self.loop
         place = curriculum.place(loop.entries, loop.done - 1)
         assert place is not None
@@ -362,15 +374,19 @@ class Trainer:
         self.saver.save(
             Job(
                 record=record, reason=reason, log_history=list(self.history),
-                train_batch_size=self.settings.training.micro_batch_size, base_rate=recipe["learning_rate"],
+                train_batch_size=loop.cell, base_rate=recipe["learning_rate"],
                 rate=schedule.learning_rate(recipe, loop.done, curriculum.schedule_origin(loop.entries, place.index)),
                 learned=[row.id for row in self.ledger.files.each("trained")],
                 entry_began=curriculum.first_step(loop.entries, place.index),
                 keep=self.settings.checkpoints.save_total_limit,
-            )
+            ),
+            last,
         )  # fmt: skip
         self.saved = loop.done
         self.saved_at = time.monotonic()
+        if not last and room.lacking(self.layout, self.ledger, self.settings.machine.min_free_gb):
+            self.saver.wait()
+            self._require_room(self.settings.machine.min_free_gb)
 
     def _open_file(self, file_id: int) -> PreparedReader:
         return PreparedReader(self._prepared(file_id))

@@ -1,0 +1,61 @@
+"""What nvidia-smi tells about GPUs and who uses them. Imports no torch: the supervisor asks too."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from nightschool.words import escape, in_bytes
+
+SMALL_SHARE = 10
+LITTLE = 1_000_000_000
+SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Program:
+    """A process on a GPU: its number, its name, and the bytes it holds there, where the driver tells them."""
+
+    pid: int
+    name: str
+    bytes: int | None
+
+
+def others_may_hold(total: int) -> int:
+    """Bytes that other programs may hold on a GPU of this size without being called the cause of anything.
+
+    A desktop and a browser are always there; the context of CUDA itself counts as others', too.
+    """
+    return max(LITTLE, total // SMALL_SHARE)
+
+
+def programs() -> list[Program]:
+    """The processes that compute on any GPU, this one left out; none where nvidia-smi is missing or tells nothing."""
+    found = []
+    for line in query("compute-apps", "pid,used_memory,process_name"):
+        pid, used, name = (part.strip() for part in (*line.split(",", 2), "", "")[:3])
+        if pid.isdigit() and int(pid) != os.getpid():
+            held = int(used) * 1024 * 1024 if used.isdigit() else None
+            found.append(Program(int(pid), Path(name).name or "a program", held))
+    return found
+
+
+def query(what: str, columns: str) -> list[str]:
+    """Lines of `nvidia-smi --query-WHAT=COLUMNS`, without headings and units; none where it cannot be run."""
+    command = ["nvidia-smi", f"--query-{what}={columns}", "--format=csv,noheader,nounits"]
+    with suppress(OSError, subprocess.SubprocessError):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=True)
+        return [line for line in done.stdout.splitlines() if line.strip()]
+    return []
+
+
+def told(theirs: int, total: int, who: Sequence[Program]) -> str:
+    """Who holds how much, in words."""
+    names = [
+        f"{escape(one.name)} (process {one.pid}{f', {in_bytes(one.bytes)}' if one.bytes else ''})" for one in who[:3]
+    ]
+    return f"other programs hold {in_bytes(theirs)} of {in_bytes(total)}" + (f": {', '.join(names)}" if names else "")

@@ -1,0 +1,118 @@
+"""Out of memory, and a GPU that is lost: whose fault it is, and what to do about it."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from nightschool import gpus
+from nightschool.errors import DeviceError
+
+CELL = "cell"
+"""The machine row with the size of a cell that fits, where the one in the settings did not: {"asked", "size"}."""
+
+_LOST = (
+    "unspecified launch failure",
+    "no cuda-capable device",
+    "devices are busy or unavailable",
+    "invalid device ordinal",
+    "uncorrectable",
+    "gpu is lost",
+    "fallen off the bus",
+    "hardware stack error",
+    "driver shutting down",
+    "system not yet initialized",
+    "cuda unknown error",
+    "unknown error",
+    "contained by",
+)
+"""Of what CUDA says, that which no data file can bring about. A failed assertion on the device is not among it."""
+
+
+def is_out(error: BaseException) -> bool:
+    """Whether it says that memory ran out, on the device or on the host."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether it says that the GPU, and not what was computed on it, failed."""
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and "cuda" in text and any(words in text for words in _LOST)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What to do about a step that did not fit.
+
+    Attributes:
+        what: `again` as it was; `split` into cells of size `cell`; `wait` for others to let go; `stop`.
+        cell: sequences that go through the model together from now on.
+    """
+
+    what: Literal["again", "split", "wait", "stop"]
+    cell: int
+
+
+def after_failure(failures: int, cell: int, others: bool) -> Verdict:
+    """Decide what follows when memory ran out.
+
+    Args:
+        failures: how often in a row, in this step and at this size, counted from 1.
+        cell: the size of a cell.
+        others: whether other programs hold a good part of the device.
+    """
+    if others:
+        return Verdict("wait", cell)
+    if failures == 1:
+        # What lies about in the allocator's cache may have been in the way.
+        return Verdict("again", cell)
+    return Verdict("split", cell // 2) if cell > 1 else Verdict("stop", cell)
+
+
+def free(device: torch.device) -> None:
+    """Give back what no tensor uses any more."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()
+
+
+def others_hold(device: torch.device) -> str | None:
+    """Who holds so much of the device that it is no wonder if memory runs out; None where nobody else does."""
+    if device.type != "cuda":
+        return None
+    unused, total = torch.cuda.mem_get_info(device)
+    theirs = total - unused - torch.cuda.memory_reserved(device)
+    if theirs <= gpus.others_may_hold(total):
+        return None
+    return gpus.told(theirs, total, gpus.programs())
+
+
+def taken(device: torch.device, who: str) -> DeviceError:
+    """The error for a device that others hold."""
+    return DeviceError(
+        f"There is no room on {device}: {who}. Training goes on by itself when there is; nothing is held against the "
+        "file in training."
+    )
+
+
+def lost(error: BaseException) -> DeviceError:
+    """The error for a GPU that failed."""
+    said = str(error).strip().splitlines()[0]
+    return DeviceError(
+        f"The GPU failed ({said}). Training goes on from the last checkpoint as soon as it works again; `dmesg` and "
+        "`nvidia-smi` may tell more."
+    )
+
+
+def cell_size(asked: int, remembered: Mapping[str, Any] | None) -> int:
+    """Sequences that go through the model together: as the settings ask, or what was found to fit under them."""
+    if remembered and remembered.get("asked") == asked:
+        return int(remembered["size"])
+    return asked

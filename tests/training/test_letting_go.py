@@ -1,0 +1,154 @@
+"""A trainer that is told to stop gives up the step it is at, and the device before anything is written."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nightschool.training import batch, model
+from nightschool.training.trainer import Trainer
+from nightschool.workspace import Layout
+from tests.training import rig
+
+KINDS: dict[str, dict[str, Any]] = {
+    "lora": {"training": {"method": "lora"}},
+    "full": {"training": {"method": "full"}},
+    "forgetful": {"training": {"method": "lora", "carry_optimizer": False}},
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return rig.make_base(tmp_path_factory.mktemp("base"), "gpt2", dropout=0.1)
+
+
+def make(root: Path, base: Path, kind: str) -> Layout:
+    layout = rig.workspace(root, base, **KINDS[kind])
+    rig.add(layout, "a", rig.sequences(12, 1))
+    rig.add(layout, "b", rig.sequences(16, 2))
+    return layout
+
+
+def stop_within(step: int, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Told to stop while the first cell of `step` goes through the model; to be called as on_start."""
+
+    def on_start(trainer: Trainer) -> None:
+        real = batch.collate
+
+        def collate(*arguments: Any, **options: Any) -> Any:
+            if trainer.loop.done + 1 == step:
+                trainer.stop.set("the test asked for it")
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(batch, "collate", collate)
+
+    return on_start
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("step", [1, 3, 4])
+def test_b3_a_step_that_is_given_up_is_done_again_with_the_same_bits(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, step: int
+) -> None:
+    """Step 4 is the first of a file: neither its moments are reset nor its boundary is crossed before it is done."""
+    layout, other = make(tmp_path / "run", base, kind), make(tmp_path / "other", base, kind)
+    stopped = make(tmp_path / "stopped", base, kind)
+    rig.run(other)
+    with monkeypatch.context() as patch:
+        trainer = rig.run(layout, on_start=stop_within(step, patch))
+    assert trainer.loop.done == step - 1
+    if step > 1:
+        rig.run(stopped, on_step=rig.stop_at(step - 1))
+        assert rig.final(layout) == rig.final(stopped), "as if the step had never been begun"
+    rig.run(layout)
+    assert rig.outcome(layout) == rig.outcome(other)
+
+
+def test_control_gradients_that_stay_would_be_seen(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within one life the step is taken again at once: what was accumulated before must be gone."""
+    layout, other = make(tmp_path / "run", base, "lora"), make(tmp_path / "other", base, "lora")
+    rig.run(other)
+
+    def careless(trainer: Trainer) -> None:
+        real, asked = trainer.loop.optimizer.zero_grad, []
+
+        def interrupted() -> bool:
+            asked.append(None)
+            return len(asked) == 2
+
+        trainer.loop.interrupted = interrupted
+        trainer.loop.optimizer.zero_grad = lambda **options: None if len(asked) == 2 else real(**options)  # pyright: ignore
+
+    rig.run(layout, on_start=careless)
+    assert rig.outcome(layout).weights != rig.outcome(other).weights
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_the_device_is_free_before_the_checkpoint_is_written(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    layout, other = make(tmp_path / "run", base, kind), make(tmp_path / "other", base, kind)
+    rig.run(other, on_step=rig.stop_at(2))
+    real, held = model.write_model, []
+
+    def write(built: Any, *more: Any) -> None:
+        held.append(sum(t.numel() for t in (*built.parameters(), *built.buffers())))
+        real(built, *more)
+
+    monkeypatch.setattr(model, "write_model", write)
+    trainer = rig.run(layout, on_step=rig.stop_at(2))
+    assert held == [0]
+    assert trainer.loop.optimizer.state == {}
+    assert all(p.grad is None for p in trainer.loop.parameters)
+    assert rig.final(layout) == rig.final(other)
+
+
+def test_control_a_save_on_the_way_leaves_the_model_where_it_is(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = make(tmp_path / "run", base, "lora")
+    real, held = model.write_model, []
+
+    def write(built: Any, *more: Any) -> None:
+        held.append(sum(p.numel() for p in built.parameters()))
+        real(built, *more)
+
+    monkeypatch.setattr(model, "write_model", write)
+    rig.run(layout)
+    assert len(held) > 1
+    assert all(held)
+
+
+def test_a_save_in_flight_does_not_keep_the_device(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told to stop while a checkpoint is written: the device is free before that one is on the disk, and both come."""
+    layout, other = make(tmp_path / "run", base, "lora"), make(tmp_path / "other", base, "lora")
+    rig.run(other, on_step=rig.stop_at(6))
+    real, free, seen = model.write_model, threading.Event(), []
+
+    def slowly(built: Any, *more: Any) -> None:
+        if not seen:
+            seen.append(free.wait(60))
+        real(built, *more)
+
+    def on_start(trainer: Trainer) -> None:
+        release = trainer.loop.release
+
+        def released() -> None:
+            release()
+            free.set()
+
+        trainer.loop.release = released
+
+    monkeypatch.setattr(model, "write_model", slowly)
+    rig.run(layout, on_start=on_start, on_step=rig.stop_at(6))
+    assert seen == [True], "the first save had not ended when the device was given back"
+    assert [step for step, _ in layout.checkpoints()] == [5, 6]
+    assert rig.final(layout) == rig.final(other)
+    rig.run(layout)
+    rig.run(other)
+    assert rig.outcome(layout) == rig.outcome(other)
+    assert torch.is_grad_enabled()

@@ -1,0 +1,267 @@
+"""F1: memory that runs out costs no data, no partial step and no file; F3: a GPU that is lost is waited for."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from nightschool.errors import DeviceError, ModelError, TrainingError
+from nightschool.ledger import Ledger
+from nightschool.settings import load_settings
+from nightschool.training import batch, device, memory
+from nightschool.training.memory import Verdict, after_failure
+from nightschool.training.trainer import Trainer
+from nightschool.workspace import Layout
+from tests.training import rig
+
+GB = 10**9
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return rig.make_base(tmp_path_factory.mktemp("base"))
+
+
+def two_files(root: Path, base: Path, **changes: dict[str, Any]) -> Layout:
+    layout = rig.workspace(root, base, **changes)
+    rig.add(layout, "a", rig.sequences(12, 1))
+    rig.add(layout, "b", rig.sequences(16, 2))
+    return layout
+
+
+def too_small_for(rows: int, monkeypatch: pytest.MonkeyPatch, times: float = math.inf) -> Counter[str]:
+    """A device that has no room for `rows` rows at once, the first so many `times`; in the middle of a step."""
+    real, told = batch.collate, Counter[str]()
+
+    def collate(sequences: list[Any], *arguments: Any, **options: Any) -> Any:
+        told["passes"] += 1
+        # The first pass of a process goes through, so that a part of a step is accumulated already.
+        if len(sequences) >= rows and told["passes"] > 1 and told["failures"] < times:
+            told["failures"] += 1
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return real(sequences, *arguments, **options)
+
+    monkeypatch.setattr(batch, "collate", collate)
+    return told
+
+
+def record(layout: Layout) -> dict[str, Any]:
+    return json.loads((layout.checkpoints()[-1][1] / "nightschool.json").read_text())
+
+
+def close(one: Layout, other: Layout) -> None:
+    """Equal to rounding, and not by being untrained."""
+    from safetensors.torch import load_file
+
+    a, b = (load_file(layout.checkpoints()[-1][1] / "adapter_model.safetensors") for layout in (one, other))
+    assert sum(float(t.abs().sum()) for t in a.values()) > 0
+    for name, tensor in a.items():
+        torch.testing.assert_close(tensor, b[name], rtol=1e-4, atol=1e-6)
+
+
+def test_f1_cells_are_halved_on_the_same_data_in_the_same_steps(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout, other = two_files(tmp_path / "run", base), two_files(tmp_path / "other", base)
+    rig.run(other)
+    seen: dict[int, Counter[rig.Row]] = {}
+    undisturbed: dict[int, Counter[rig.Row]] = {}
+    rig.run(two_files(tmp_path / "third", base), seen=undisturbed)
+    told = too_small_for(2, monkeypatch)
+    rig.run(layout, seen=seen)
+    assert told["failures"] == 2, "tried twice at the first size, and never again after it was halved"
+    assert seen.keys() == undisturbed.keys()
+    assert all(set(seen[step]) == set(undisturbed[step]) for step in seen), "each step has its own rows"
+    assert rig.states(layout) == {"a": "learned", "b": "learned"}
+    close(layout, other)
+    found = record(layout)
+    assert found["numerics"]["cell"] == 1
+    assert found["numerics_changes"] == [
+        {"step": 0, "changes": ["sequences in a cell (training.micro_batch_size): 2 before, 1 now"]}
+    ]
+    assert "Out of memory at step 1" in rig.events(layout, "numerics")[0]
+
+
+def test_f1_what_was_found_to_fit_is_kept_for_later_starts_until_the_setting_changes(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = two_files(tmp_path / "run", base)
+    told = too_small_for(2, monkeypatch)
+    rig.run(layout, on_step=rig.stop_at(2))
+    rig.run(layout)
+    assert told["failures"] == 2, "the second life has not tried again"
+    assert [change["step"] for change in record(layout)["numerics_changes"]] == [0]
+    assert memory.cell_size(2, {"asked": 2, "size": 1}) == 1
+    assert memory.cell_size(4, {"asked": 2, "size": 1}) == 4
+    assert memory.cell_size(4, None) == 4
+
+
+def test_f1_a_passing_shortage_changes_no_bit(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step that failed in its middle is made again from its beginning: nothing of the first try is in it."""
+    layout, other = two_files(tmp_path / "run", base), two_files(tmp_path / "other", base)
+    rig.run(other)
+    told = too_small_for(2, monkeypatch, times=1)
+    rig.run(layout)
+    assert told["failures"] == 1
+    assert rig.outcome(layout) == rig.outcome(other)
+    assert record(layout)["numerics_changes"] == []
+
+
+def test_f1_control_gradients_of_the_failed_try_would_be_seen(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout, other = two_files(tmp_path / "run", base), two_files(tmp_path / "other", base)
+    rig.run(other)
+    too_small_for(2, monkeypatch, times=1)
+
+    def careless(trainer: Trainer) -> None:
+        real = trainer.loop.optimizer.zero_grad
+        trainer.loop.optimizer.zero_grad = lambda **options: None if trainer.loop.done == 0 else real(**options)  # pyright: ignore
+
+    rig.run(layout, on_start=careless)
+    assert rig.outcome(layout).weights != rig.outcome(other).weights
+
+
+def test_f1_one_sequence_that_does_not_fit_stops_with_advice_and_no_partial_step(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = two_files(tmp_path / "run", base)
+    too_small_for(1, monkeypatch)
+    with pytest.raises(TrainingError, match=r"one sequence at a time .*gradient_checkpointing = true"):
+        rig.run(layout)
+    assert layout.checkpoints() == []
+    monkeypatch.undo()
+    other = two_files(tmp_path / "other", base, training={"micro_batch_size": 1})
+    with Ledger.open(layout.ledger) as ledger:
+        assert ledger.machine.get(memory.CELL) == {"asked": 2, "size": 1}
+    rig.run(layout)
+    rig.run(other)
+    assert rig.outcome(layout) == rig.outcome(other)
+
+
+def test_f1_an_update_that_did_not_fit_is_never_saved(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout, other = two_files(tmp_path / "run", base), two_files(tmp_path / "other", base)
+    rig.run(other)
+
+    def half(trainer: Trainer) -> None:
+        real = trainer.loop.optimizer.step
+
+        def step() -> None:
+            if trainer.loop.done == 5:
+                with torch.no_grad():
+                    trainer.loop.parameters[0].add_(1)  # one weight has moved, the others have not
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            real()
+
+        trainer.loop.optimizer.step = step  # pyright: ignore
+
+    with pytest.raises(DeviceError, match="update of step 6"):
+        rig.run(layout, on_start=half)
+    rig.run(layout)
+    assert rig.outcome(layout) == rig.outcome(other)
+
+
+def test_f1_while_others_hold_the_card_nothing_is_split_and_no_file_is_blamed(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout, other = two_files(tmp_path / "run", base), two_files(tmp_path / "other", base)
+    rig.run(other)
+    told = too_small_for(2, monkeypatch)
+    monkeypatch.setattr(memory, "others_hold", lambda _: "other programs hold 20 GB of 24 GB: ollama (process 7)")
+    with pytest.raises(DeviceError, match=r"ollama \(process 7\).*nothing is held against the file"):
+        rig.run(layout)
+    assert told["failures"] == 1
+    with Ledger.open(layout.ledger) as ledger:
+        assert ledger.machine.get(memory.CELL) is None
+    monkeypatch.undo()
+    rig.run(layout)
+    assert rig.outcome(layout) == rig.outcome(other)
+
+
+def test_the_policy_frees_then_splits_then_stops() -> None:
+    assert after_failure(1, 8, others=False) == Verdict("again", 8)
+    assert after_failure(2, 8, others=False) == Verdict("split", 4)
+    assert after_failure(2, 3, others=False) == Verdict("split", 1)
+    assert after_failure(2, 1, others=False) == Verdict("stop", 1)
+    assert after_failure(1, 1, others=True) == Verdict("wait", 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "out", "lost"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True, False),
+        (MemoryError(), True, False),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ..."), True, False),
+        (RuntimeError("CUDA error: unspecified launch failure"), False, True),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered"), False, True),
+        (RuntimeError("No CUDA GPUs are available; no CUDA-capable device is detected"), False, True),
+        (RuntimeError("CUDA error: device-side assert triggered"), False, False),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False, False),
+        (ValueError("unknown error about cuda"), False, False),
+    ],
+)
+def test_f3_what_the_errors_say(error: BaseException, out: bool, lost: bool) -> None:
+    assert (memory.is_out(error), memory.is_lost(error)) == (out, lost)
+
+
+def on_a_card(monkeypatch: pytest.MonkeyPatch, free: int, total: int, ours: int) -> torch.device:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, total))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: ours)
+    monkeypatch.setattr(memory.gpus, "query", lambda *_: ["17, 18000, /opt/ollama/bin/ollama", "x", "18, [N/A], b"])
+    return torch.device("cuda", 0)
+
+
+def test_others_are_those_that_hold_more_than_a_desktop_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = on_a_card(monkeypatch, free=2 * GB, total=24 * GB, ours=3 * GB)
+    found = memory.others_hold(card)
+    assert found == "other programs hold 19 GB of 24 GB: ollama (process 17, 18.9 GB), b (process 18)"
+    assert "on cuda:0: other programs" in str(memory.taken(card, found))
+    assert memory.others_hold(on_a_card(monkeypatch, free=GB, total=24 * GB, ours=22 * GB)) is None
+    assert memory.others_hold(torch.device("cpu")) is None
+
+
+def accelerator(kind: str) -> Any:
+    return SimpleNamespace(device=torch.device(kind))
+
+
+def trained_on(name: str) -> Any:
+    return SimpleNamespace(numerics={"device": name})
+
+
+def test_f3_a_run_of_a_gpu_waits_for_it_and_does_not_go_on_without(base: Path, tmp_path: Path) -> None:
+    layout = rig.workspace(tmp_path / "run", base, model={"device": "auto"})
+    auto = load_settings(layout.settings_file)
+    rig.configure(layout, base, model={"device": "cpu"})
+    cpu = load_settings(layout.settings_file)
+    with pytest.raises(DeviceError, match="trained on NVIDIA H100, and no GPU is there"):
+        device.require(accelerator("cpu"), auto, trained_on("NVIDIA H100"))
+    device.require(accelerator("cpu"), cpu, trained_on("NVIDIA H100"))
+    device.require(accelerator("cpu"), auto, trained_on("cpu"))
+    device.require(accelerator("cpu"), auto, None)
+    device.require(accelerator("cuda"), auto, trained_on("NVIDIA H100"))
+
+
+def test_f1_a_model_that_finds_no_room_is_told_by_who_is_to_blame(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = two_files(tmp_path / "run", base)
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("transformers.AutoModelForCausalLM.from_pretrained", full)
+        with pytest.raises(ModelError, match="does not fit on cpu in float32"):
+            rig.run(layout)
+        patch.setattr(memory, "others_hold", lambda _: "other programs hold 20 GB of 24 GB")
+        with pytest.raises(DeviceError, match="other programs hold"):
+            rig.run(layout)
