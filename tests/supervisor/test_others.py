@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -11,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from nightschool.settings import load_settings
 from nightschool.supervisor import others
 from nightschool.supervisor.gate import Gate
 from nightschool.supervisor.others import Seen
-from tests.supervisor.fakes import wait_until
+from nightschool.workspace import Layout
+from tests.supervisor.fakes import TOML, Background, events, gone, log_text, wait_until
 
 OWN = 100
 
@@ -148,3 +151,25 @@ def test_pause_and_hours_are_told_before_a_program_and_that_before_the_disk() ->
     world.now = 100
     gate.look({})
     assert gate.rest == ("waiting for disk", "x")
+
+
+def test_the_machine_rests_while_the_program_runs_and_goes_on_after_it(
+    layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(others, "HOLD_SECONDS", 0.0)
+    name = f"game-{os.getpid()}"
+    shutil.copy(shutil.which("sleep") or "/bin/sleep", tmp_path / name)
+    # A child of this process would be one of the machine's own: it runs in a thread here.
+    pid = int(subprocess.check_output(["sh", "-c", f"{tmp_path / name} 600 >/dev/null 2>&1 & echo $!"]))
+    layout.settings_file.write_text(f'{TOML}[machine]\nyield_to = ["{name}"]\n')
+    machine = Background(layout, load_settings(layout.settings_file))
+    try:
+        (layout.inbox / "a.jsonl").write_text("{}\n")
+        wait_until(lambda: name in log_text(layout), "the log names the program")
+        assert not events(layout, "trainer.started")
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: events(layout, "trainer.started"), "training goes on")
+    finally:
+        machine.stop()
+        if not gone(pid):
+            os.kill(pid, signal.SIGKILL)
