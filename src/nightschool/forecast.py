@@ -14,6 +14,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from nightschool.ledger import FileRow, Ledger
+from nightschool.ledger.files import TAKEN_OUT, WAITING_STATES
+from nightschool.queueing import PRIORITIES
 from nightschool.workspace import Layout
 
 RECENT = 256
@@ -23,7 +25,9 @@ SAMPLES = 200
 ENDINGS = 3
 """Endings that are told apart, the most frequent ones."""
 PACKED = (".gz", ".zst")
-PRIORITIES = {0: "high", 1: "normal", 2: "low"}
+CALLED = {number: word for word, number in PRIORITIES.items()}
+LEAVING = "leaving"
+"""Shown as the state of a file that was taken out of the queue and whose bytes are not archived yet."""
 
 
 @dataclass(frozen=True)
@@ -153,8 +157,26 @@ def _work(sequences: int, tokens: float, epochs: int, rates: Rates, estimated: b
     return Work(steps, epochs * tokens / rates.speed if rates.speed else None, estimated)
 
 
+def _work_waiting(ledger: Ledger, row: FileRow, rates: Rates) -> Work:
+    """What a waiting file takes, or the rest of one that was begun."""
+    if row.state != "skipped":
+        return work_of(row, rates)
+    last = ledger.entries.of_file(row.id)[-1]
+    if row.id != last.file_ids[0]:
+        # Small files that are trained as one have their steps together: they are told with the first.
+        return Work(None, None, False)
+    left = last.steps_total - last.stop
+    return Work(left, left * rates.step_seconds if rates.step_seconds is not None else None, False)
+
+
 def work_waiting(ledger: Ledger, rates: Rates) -> Work:
     """What all waiting files take, gathered as they will be. Nothing waits: no steps, no time."""
+    rests = [_work_waiting(ledger, row, rates) for row in ledger.files.each("skipped")]
+    rest = together(*(one for one in rests if one.steps is not None))
+    return together(rest, _work_unbegun(ledger, rates))
+
+
+def _work_unbegun(ledger: Ledger, rates: Rates) -> Work:
     steps, tokens, small, known, estimated = 0, 0.0, 0.0, rates.batch is not None, False
     batch = rates.batch or 1
     for row in ledger.files.each("ready"):
@@ -224,9 +246,9 @@ def read_queue(layout: Layout, limit: int) -> Queue:
         begun = work_begun(ledger, rates, told)
         files = _begun(ledger, rates, begun)
         waiting = _first(ledger, limit)
-        files += [_queued(row, work_of(row, rates)) for row in waiting]
+        files += [_queued(row, _work_waiting(ledger, row, rates)) for row in waiting]
         total = together(begun, work_waiting(ledger, rates))
-    count = sum(counts[state] for state in ("arrived", "archived", "ready"))
+    count = sum(counts[state] for state in WAITING_STATES)
     return Queue(files, count, total.steps, total.seconds, total.estimated)
 
 
@@ -256,7 +278,8 @@ def _first(ledger: Ledger, limit: int) -> list[FileRow]:
 
 
 def _queued(row: FileRow, work: Work) -> Queued:
+    state = LEAVING if row.state == "arrived" and row.options.get(TAKEN_OUT) else row.state
     return Queued(
-        row.id, row.name, row.state, PRIORITIES[row.priority], row.bytes, row.rows_good, work.steps, work.seconds,
+        row.id, row.name, state, CALLED[row.priority], row.bytes, row.rows_good, work.steps, work.seconds,
         work.estimated,
     )  # fmt: skip

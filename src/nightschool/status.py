@@ -8,6 +8,7 @@ from typing import Any
 
 from nightschool import durable, forecast
 from nightschool.ledger import CheckpointRow, Ledger
+from nightschool.ledger.files import WAITING_STATES
 from nightschool.workspace import Layout
 
 
@@ -93,7 +94,7 @@ def read_status(layout: Layout) -> Status:
         step=done,
         lineage=newest.lineage if newest else None,
         current_file=current,
-        queued=sum(counts[key] for key in ("arrived", "archived", "ready")),
+        queued=sum(counts[key] for key in WAITING_STATES),
         learned=counts["learned"],
         rejected=counts["rejected"],
         loss=_finite(last.loss) if last else None,

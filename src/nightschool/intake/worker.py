@@ -19,7 +19,7 @@ from nightschool import durable, gathering
 from nightschool.errors import DataError, NightschoolError, StorageError
 from nightschool.intake import accept, rejected
 from nightschool.intake.recipe import is_current
-from nightschool.ledger.files import FileRow
+from nightschool.ledger.files import NOW, FileRow
 from nightschool.ledger.ledger import Ledger
 from nightschool.settings import Settings, load_settings
 from nightschool.words import escape, in_bytes
@@ -107,13 +107,18 @@ class Worker:
                 self._send_back_outdated()
                 self._clean()
                 self._looked = True
-            return self._take() or self._prepare_next() or self._prepare_again()
+            return self._urgent() or self._take() or self._prepare_next() or self._prepare_again()
         except Exception as error:
             # What was left half done is finished before anything else is begun.
             self._recovered = False
             if isinstance(error, OSError):
                 raise StorageError(f"The disk refuses ({error}). Nothing is lost.", error.errno) from error
             raise
+
+    def _urgent(self) -> str | None:
+        """Prepare the file for which training is to be interrupted, before others are even taken in."""
+        head = self._ledger.files.next_to_train()
+        return self._prepare_next() if head and head.priority == NOW and head.state == "archived" else None
 
     def _take(self) -> str | None:
         row = self._ledger.files.next_to_take()
@@ -284,7 +289,7 @@ class Worker:
     def _prepare_again(self) -> str | None:
         """Prepare again what the trainer needs and someone removed."""
         files = self._ledger.files
-        for state in ("training", "trained", "ready"):
+        for state in ("training", "skipped", "trained", "ready"):
             for row in files.each(state):
                 if row.prepared is None or (self._layout.prepared / row.prepared / durable.MANIFEST).exists():
                     continue

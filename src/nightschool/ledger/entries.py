@@ -127,6 +127,14 @@ class Entries:
             self._insert([replace(row, position=position) for position, row in enumerate(rows)])
             self._database.write("UPDATE entries_revision SET revision = revision + 1")
 
+    def replace_from(self, position: int, rows: Sequence[EntryRow]) -> None:
+        """Make `rows` the list from `position` on, in one transaction; what is before it stays. Positions are given."""
+        with self._database.transaction():
+            self._database.write("DELETE FROM entries WHERE position >= ?", (position,))
+            self._database.write("DELETE FROM entry_parts WHERE position >= ?", (position,))
+            self._insert([replace(row, position=position + at) for at, row in enumerate(rows)])
+            self._database.write("UPDATE entries_revision SET revision = revision + 1")
+
     def _insert(self, rows: Sequence[EntryRow]) -> None:
         for row in rows:
             if not 0 <= row.start <= row.stop <= row.steps_total:
