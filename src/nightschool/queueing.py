@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from nightschool.curriculum import End
 from nightschool.errors import DataError
 from nightschool.ledger import HIGH, LOW, NORMAL, NOW, FileRow, Ledger
-from nightschool.ledger.files import REST, TAKEN_OUT, WAITING_STATES
+from nightschool.ledger.files import REST, TAKEN_OUT, WAITING_STATES, State
 from nightschool.words import escape
 
 PRIORITIES = {"now": NOW, "high": HIGH, "normal": NORMAL, "low": LOW}
@@ -151,17 +152,28 @@ def shelve(ledger: Ledger, ids: Sequence[int]) -> None:
     with ledger.transaction():
         for id in ids:
             ledger.files.set_option(id, REST, None)
-            ledger.files.set_aside(id, shelved(*_reach(ledger, id)))
+            last = ledger.entries.of_file(id)[-1]
+            ledger.files.set_aside(id, f"shelved after {last.stop} of its {last.steps_total} steps")
 
 
-def shelved(stop: int, length: int) -> str:
-    """The reason shown with a file that was shelved after so many steps."""
-    return f"shelved after {stop} of its {length} steps"
+def not_begun(ledger: Ledger, ids: Sequence[int], aside: bool) -> None:
+    """Let files wait, or set them aside, whose entry was taken back before its first step."""
+    with ledger.transaction():
+        for id in ids:
+            ledger.files.set_state(id, "ready")
+            if aside:
+                ledger.files.set_aside(id, BY_HAND)
+        if not aside:
+            ledger.line.last(ids)
 
 
-def _reach(ledger: Ledger, id: int) -> tuple[int, int]:
-    last = ledger.entries.of_file(id)[-1]
-    return last.stop, last.steps_total
+def state_of(row: FileRow, end: End, done: int) -> State:
+    """The state of a file with the end `end` in the history, after `done` steps."""
+    if end.step > done:
+        return "training"
+    if end.why is None:
+        return "learned"
+    return "skipped" if REST in row.options else "set_aside"
 
 
 def _together(ledger: Ledger, row: FileRow) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from nightschool import ordering
 from nightschool.intake import accept
 from nightschool.ledger import Arrival, Ledger, StepRow
 from nightschool.ledger.files import REST, STATES
@@ -152,3 +153,31 @@ def test_add_now_is_first_in_the_queue(here: Run, waiting: Layout) -> None:
     path.write_text('{"text": "a"}\n')
     assert here("add", "--now", path).code == 0
     assert order(here)[0] == "u"
+
+
+def test_skip_says_what_will_be(here: Run, waiting: Layout) -> None:
+    found = here("skip")
+    assert found.code != 0
+    assert "No file is in training. `nightschool queue`" in found.err
+    with Ledger.open(waiting.ledger) as ledger:
+        ledger.entries.append([(3, "3", 20)], "{}", 10)
+        ledger.files.set_state(3, "training")
+    assert here("skip").out == (
+        "c.jsonl goes to the back of the queue at the next step, with the steps that are left of it.\n"
+        "The machine does not run; it is done when it is started.\n"
+    )
+    assert here("skip", "--shelve").out.startswith(
+        "c.jsonl is set aside at the next step; what is learned of it stays."
+    )
+    with Ledger.open(waiting.ledger) as ledger:
+        asked = ledger.machine.get(ordering.ORDERS)
+    assert [(one["what"], one["file"], one["aside"]) for one in asked] == [("skip", 3, False), ("skip", 3, True)]
+    assert len({one["nonce"] for one in asked}) == 2
+
+
+def test_skip_says_that_nothing_else_waits(here: Run, layout: Layout) -> None:
+    with Ledger.open(layout.ledger) as ledger:
+        ledger.files.arrive([Arrival("a.jsonl", "/gone/a")])
+        prepared(ledger, 1, 1000, 500, 20, "training")
+        ledger.entries.append([(1, "1", 20)], "{}", 10)
+    assert "Nothing else waits, so it simply goes on" in here("skip").out

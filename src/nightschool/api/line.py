@@ -31,6 +31,16 @@ class Line(Opened):
 
         return read_queue(self.layout, limit)
 
+    def skip(self, *, shelve: bool = False) -> str:
+        """Put the file in training behind all that waits, or, with `shelve`, set it aside, what it has learned kept.
+
+        The trainer does so at its next step, or when it is started.
+        """
+        from nightschool import ordering
+
+        with self.ledger() as ledger:
+            return ordering.skip(ledger, shelve)
+
     def move(self, file: File, where: Literal["first", "last", "before"], other: File | None = None) -> str:
         """Move a waiting file to the head of the queue, behind all that wait with its priority, or before `other`."""
         from nightschool import queueing

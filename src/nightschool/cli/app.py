@@ -27,6 +27,7 @@ COMMANDS = (
     "restore",
     "pause",
     "resume",
+    "skip",
     "stop",
     "verify",
     "lineage",
