@@ -32,6 +32,7 @@ bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.packing
 	$(BIN)/python -m benchmarks.intake
 	$(BIN)/python -m benchmarks.snapshots
+	$(BIN)/python -m benchmarks.latency
 
 docs: $(VENV)/.installed
 	$(BIN)/python docs/generate.py

@@ -52,10 +52,13 @@ def make_base(folder: Path, vocabulary: int, characters: int, hidden: int, layer
     return folder
 
 
-def write(path: Path, rows: int, characters: int) -> Path:
-    """Chats of one to three questions with answers, of pieces of real text; most short, a few long."""
+def write(path: Path, rows: int, characters: int, seed: int = 1) -> Path:
+    """Chats of one to three questions with answers, of pieces of real text; most short, a few long; about 1 kB each.
+
+    `characters` of source code are drawn from, beside documentation.
+    """
     text = "\n".join(corpus.topics()) + corpus.source_text(characters)
-    chance = random.Random(1)
+    chance = random.Random(seed)
 
     def piece(median: int) -> str:
         length = min(1500, 10 + int(median * chance.lognormvariate(0, 0.8)))

@@ -1,7 +1,18 @@
-"""Set before torch is imported: one thread for each test process, and no network."""
+"""Set before torch is imported: one thread for each test process, and no network. And quick starts, where asked for."""
 
 import os
+import subprocess
+
+import pytest
+
+from tests import forks
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program's own processes that are started in a test are forked, not started cold: see `tests.forks`."""
+    monkeypatch.setattr(subprocess, "Popen", forks.Popen)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import checkpoint, common, continuity, intake, overhead, packing, snapshots
+from benchmarks import checkpoint, common, continuity, intake, latency, overhead, packing, snapshots
 
 CASE = overhead.Case("tiny", hidden=32, layers=1, length=32, cells=2, per_cell=2, steps=2)
 TEXT = continuity.Plan(files=3, length=32, batch=4, seeds=1, hidden=32, passages=24)
@@ -176,3 +176,15 @@ def test_snapshots_weigh_no_more_than_what_changed(
     assert result["ratio"]["n"] == 2
     assert max(result["bytes_ratio"]["values"]) <= 1
     assert result["copy_bytes"]["low"] > 3e6
+
+
+@pytest.mark.slow
+def test_latency_waits_for_real_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = latency.Plan(files=1, rows=20, pauses=1, length=32, hidden=32, layers=1)
+    monkeypatch.setattr(latency, "QUICK", plan)
+    result = _run(latency, tmp_path, capsys)
+    assert result["drop"]["n"] == result["per_file"]["n"] == result["pause"]["n"] == 1
+    assert result["bytes"] > 10_000
+    assert result["save"]["n"] >= 1

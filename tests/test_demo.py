@@ -10,6 +10,7 @@ from nightschool.workspace import Layout
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_the_demo_learns_is_killed_and_ends_with_the_same_bits(tmp_path: Path) -> None:
     said: list[str] = []
     told = story.tell(tmp_path / "demo", said.append)

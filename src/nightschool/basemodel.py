@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from nightschool.errors import ModelError
+from nightschool.errors import ModelAwayError, ModelError, StorageError
 
 _WEIGHTS = (".safetensors", ".bin", ".safetensors.index.json", ".bin.index.json")
 _VOCABULARY = (
@@ -34,6 +36,24 @@ _TOKENIZER = (
 )
 
 
+@contextmanager
+def waited_for(begun: bool) -> Iterator[None]:
+    """While this block runs, a base model that is gone is the disk's trouble, if a run has begun on it.
+
+    A network disk that is not mounted for a minute at night must not end the work: that is waited for. Before anything
+    was trained it is a mistake in the settings.
+
+    Raises:
+        StorageError: in the place of ModelAwayError, for a run that has begun.
+    """
+    try:
+        yield
+    except ModelAwayError as error:
+        if not begun:
+            raise
+        raise StorageError(f"{error} It was there when this run began; this is tried again by itself.") from error
+
+
 def resolve(name: str, revision: str | None = None) -> Path:
     """The folder of a base model: `name` itself, or the cached snapshot of a Hub model. Nothing is downloaded.
 
@@ -44,22 +64,26 @@ def resolve(name: str, revision: str | None = None) -> Path:
     if not folder.is_dir():
         folder = _cached(name, revision)
     if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} holds no model: config.json is missing. Check `model.name` in nightschool.toml.")
+        raise ModelAwayError(
+            f"{folder} holds no model: config.json is missing. Check `model.name` in nightschool.toml."
+        )
     return folder.resolve()
 
 
 def _cached(name: str, revision: str | None) -> Path:
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ModelError(f"The base model folder {name} does not exist. Check `model.name` in nightschool.toml.")
+        raise ModelAwayError(f"The base model folder {name} does not exist. Check `model.name` in nightschool.toml.")
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, revision=revision, local_files_only=True))
+        # Which of its files are needed is not for the library to say: `check_model` looks for them.
+        return Path(snapshot_download(name, revision=revision, local_files_only=True, allow_patterns=["config.json"]))
     except Exception as error:
-        raise ModelError(
+        raise ModelAwayError(
             f"The base model {name!r} is neither a folder nor in the local Hugging Face cache"
-            f"{f' at revision {revision}' if revision else ''}. Nothing is downloaded while training; fetch it once "
-            f"with `hf download {name}`, or name a folder. ({type(error).__name__})"
+            f"{f' at revision {revision}' if revision else ''}. Nothing is fetched while training: `nightschool init` "
+            f"does that, when it may use the network, or `hf download {name}`. Or name a folder. "
+            f"({type(error).__name__})"
         ) from None
 
 
@@ -81,6 +105,26 @@ def model_files(folder: Path) -> list[Path]:
 def tokenizer_files(folder: Path) -> list[Path]:
     """The files that decide how text becomes tokens, by name."""
     return _matching(folder, _TOKENIZER)
+
+
+def missing_parts(folder: Path) -> list[str]:
+    """Weight files that the folder's own list of them names and that are not there: a download that was cut off.
+
+    Raises:
+        ModelError: such a list cannot be read.
+    """
+    missing: set[str] = set()
+    for index in folder.glob("*.index.json"):
+        whole = folder / index.name.removesuffix(".index.json")
+        # Not read where the weights lie there in one file, or in the format that is preferred.
+        if whole.exists() or (whole.suffix == ".bin" and any(folder.glob("*.safetensors"))):
+            continue
+        try:
+            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            raise ModelError(f"{index} is no list of weight files. Fetch or copy the model again.") from None
+        missing |= {str(name) for name in names if not (folder / str(name)).is_file()}
+    return sorted(missing)
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -113,7 +157,9 @@ def fingerprint(files: list[Path], cache_file: Path | None = None) -> dict[str, 
             entry = cache.get(str(path))
             digest = str(entry[4]) if entry and entry[:4] == key else _sha256(path)
         except OSError as error:
-            raise ModelError(f"{path} cannot be read: {error.strerror}. The base model must stay readable.") from None
+            raise ModelAwayError(
+                f"{path} cannot be read: {error.strerror}. The base model must stay readable."
+            ) from None
         digests[path.name] = digest
         known[str(path)] = [*key, digest]
     if cache_file is not None and known != cache:
@@ -131,8 +177,10 @@ def tokenizer_digest(folder: Path, cache_file: Path | None = None) -> str:
         ModelError: the folder holds no tokenizer.
     """
     files = tokenizer_files(folder)
-    if not files:
-        raise ModelError(f"{folder} holds no tokenizer (tokenizer.json or tokenizer.model). Save it beside the model.")
+    if not has_tokenizer(folder):
+        raise ModelAwayError(
+            f"{folder} holds no tokenizer (tokenizer.json or tokenizer.model). Save it beside the model."
+        )
     return hashlib.sha256(json.dumps(fingerprint(files, cache_file), sort_keys=True).encode()).hexdigest()
 
 

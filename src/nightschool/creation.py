@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nightschool import basemodel, durable
+from nightschool import basemodel, durable, fetching
 from nightschool.errors import ModelError, SettingsError, WorkspaceError
+from nightschool.fetching import Progress, Remote
 from nightschool.ledger import Ledger
 from nightschool.settings import parse_settings, render_default_toml
 from nightschool.workspace import SETTINGS_NAME, Layout
 
 
-def create(folder: Path, model: str, settings: Mapping[str, Mapping[str, Any]]) -> Layout:
-    """Make a workspace in `folder`; see `Workspace.create`. Nothing is made unless all is well."""
+def create(folder: Path, model: str, settings: Mapping[str, Mapping[str, Any]], say: Fetching | None = None) -> Layout:
+    """Make a workspace in `folder`; see `Workspace.create`. Nothing is made unless all is well.
+
+    Args:
+        folder, model, settings: where, of what, and how.
+        say: is told of a model that is fetched; None: nothing is fetched.
+    """
     root = folder.expanduser().absolute()
     layout = Layout(root)
     must_be_free(layout)
     model_settings = dict(settings.get("model", {}))
-    base = check_model(model, model_settings.get("revision"))
+    values = {section: set_values(content) for section, content in settings.items()}
+    values["model"] = set_values({"name": model, **model_settings})
+    # Before gigabytes are fetched.
+    parse_settings(values, "settings")
+    base, commit = find_model(model, model_settings.get("revision"), say)
     # A folder is named in full: the settings are read from another place than this command was typed in.
     name = str(base) if Path(model).expanduser().is_dir() else model
-    values = {section: set_values(content) for section, content in settings.items()}
-    values["model"] = set_values({"name": name, **model_settings})
-    parse_settings(values, "settings")
+    values["model"] = set_values({"name": name, **model_settings, **({"revision": commit} if commit else {})})
     text = rendered(values, root)
 
     durable.make_dirs(root)
@@ -34,6 +43,34 @@ def create(folder: Path, model: str, settings: Mapping[str, Mapping[str, Any]]) 
         Ledger.create(layout.ledger).close()
     durable.write_file(layout.settings_file, text)
     return layout
+
+
+@dataclass(frozen=True)
+class Fetching:
+    """Who is told of a model that is fetched: `begins` of what comes, then `progress`, as often as there is news."""
+
+    begins: Callable[[Remote], Any] = lambda _: None
+    progress: Progress | None = None
+
+
+def find_model(name: str, revision: str | None, say: Fetching | None) -> tuple[Path, str | None]:
+    """The folder of a base model, fetched where it has to be, and the commit of a model of the Hub.
+
+    Raises:
+        ModelError: it is not there and cannot be fetched, or lacks something.
+        StorageError: the disk has no room for it.
+    """
+    try:
+        folder = check_model(name, revision)
+    except ModelError:
+        # Where the environment forbids the network, what the cache lacks is all there is to say.
+        if say is None or not fetching.is_hub_name(name) or fetching.offline():
+            raise
+        remote = fetching.look(name, revision)
+        say.begins(remote)
+        fetching.fetch(remote, say.progress)
+        folder = check_model(name, remote.commit)
+    return folder, fetching.pinned(folder)
 
 
 def set_values(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,6 +136,12 @@ def check_model(name: str, revision: str | None = None) -> Path:
         ModelError: it is not there, or lacks its configuration, weights or tokenizer.
     """
     folder = basemodel.resolve(name, revision)
+    missing = basemodel.missing_parts(folder)
+    if missing:
+        raise ModelError(
+            f"{folder} lacks {len(missing)} of its weight files, such as {missing[0]}: it was not fetched or copied to "
+            "its end. Do that again."
+        )
     files = [path.name for path in basemodel.model_files(folder)]
     if not any(name.endswith((".safetensors", ".bin")) for name in files):
         raise ModelError(f"{folder} holds no weights (*.safetensors). Save the base model there, or name another one.")

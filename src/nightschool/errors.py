@@ -59,6 +59,10 @@ class ModelError(NightschoolError):
     exit_code = 9
 
 
+class ModelAwayError(ModelError):
+    """The base model, or a part of it, is not where it should be, or cannot be read."""
+
+
 class VerifyError(NightschoolError):
     """`verify` found something that is not as it should be."""
 

@@ -59,6 +59,7 @@ def test_an_end_without_a_word_is_no_success(
         child.run(layout, {}, print)
 
 
+@pytest.mark.usefixtures("forked")
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With the real child."""
     run = theirs.make(tmp_path, rig.make_base(tmp_path / "base"), "lora")

@@ -48,7 +48,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def old(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Layout:
     """Learned: late, early, twice; waiting: two; and one each rejected, duplicate, forgotten and not taken yet."""
     root = tmp_path_factory.mktemp("old")
-    room = Workspace.create(root / "ws", str(base), **SETTINGS)
+    room = Workspace.create(root / "ws", str(base), **SETTINGS)  # pyright: ignore[reportArgumentType]
     data = {name: tiny.rows(root / f"{name}.jsonl", 4, seed) for seed, name in enumerate(NAMES)}
     room.add(data["early"], priority="low")
     room.add(data["late"], priority="high", epochs=2)
@@ -114,7 +114,7 @@ def test_every_file_waits_in_the_order_in_which_it_was_learned(old: Layout, tmp_
 def test_it_becomes_the_run_that_had_the_files_in_that_order(old: Layout, base: Path, tmp_path: Path) -> None:
     layout = Workspace.adopt(tmp_path / "again", old.root).layout
     work(layout)
-    fresh = Workspace.create(tmp_path / "fresh", str(base), **SETTINGS)
+    fresh = Workspace.create(tmp_path / "fresh", str(base), **SETTINGS)  # pyright: ignore[reportArgumentType]
     with Ledger.open(layout.ledger) as ledger:
         rows = list(ledger.files.each())
     for row in rows:

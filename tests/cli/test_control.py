@@ -149,7 +149,8 @@ def test_c5_doctor_sees_that_the_next_checkpoints_will_not_fit(layout: Layout, m
     folder.mkdir()
     (folder / "adapter_model.safetensors").write_bytes(b"x" * 1000)
     usage = type(shutil.disk_usage("/"))
-    for free, verdict in ((1000, "bad"), (10_000, "note"), (10**12, "good")):
+    # Room for the next checkpoint, and machine.min_free_gb beside it; with less, training waits.
+    for free, verdict in ((1000, "bad"), (10**9, "bad"), (2 * 10**9, "note"), (10**12, "good")):
         monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: usage(10**12, 0, free))
         (finding,) = checkup.room(layout, settings)
         assert finding.verdict == verdict

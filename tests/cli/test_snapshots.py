@@ -133,7 +133,7 @@ def test_the_second_place_is_brought_up_to_date_and_the_doctor_looks_at_it(
     place = tmp_path / "disk"
     layout.settings_file.write_text(made.TOML + f'[snapshots]\ncopy_to = "{place}"\n')
     assert here("snapshot", "--name", "a").code == 8
-    assert "is not there, and is not made" in here("doctor").out.replace("\n" + " " * 19, " ")
+    assert "is not there, and is not made" in here("doctor").out.replace("\n" + " " * 20, " ")
     place.mkdir()
     assert "The second place is up to date" in here("snapshot", "--name", "b").out
     assert sorted(path.name for path in (place / "snapshots").iterdir()) == ["a", "b"]

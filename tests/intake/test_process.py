@@ -89,6 +89,24 @@ def test_watching_and_taking_files_in_imports_no_heavy_library():
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
+def test_prepared_data_is_written_and_read_without_pandas(tmp_path):
+    """Arrow imports it, where it is installed, for what needs it not: a tenth of the start of a trainer."""
+    code = (
+        "import sys, numpy as np, pathlib\n"
+        "from nightschool.intake import packing, prepared\n"
+        "folder = pathlib.Path(sys.argv[1])\n"
+        "sequence = [np.arange(3, dtype=kind) for kind in ('i4', 'i1', 'i4', 'i4')]\n"
+        "with prepared.PreparedWriter(folder) as writer: writer.write(packing.Packed(*sequence))\n"
+        "prepared.write_meta(folder, {})\n"
+        "found = prepared.PreparedReader(folder).sequence(0)\n"
+        "assert [list(one) for one in found] == [[0, 1, 2]] * 4\n"
+        "print('pandas' in sys.modules)\n"
+        "import pyarrow as pa; pa.array([1]); print('pandas' in sys.modules)"
+    )
+    said = subprocess.check_output([sys.executable, "-c", code, str(tmp_path)], text=True)
+    assert said.split() == ["False", "True"], "the second is the control"
+
+
 def test_a_lifeline_tells_an_open_pipe_from_a_closed_one():
     read_end, write_end = os.pipe()
     lifeline = Lifeline(read_end)

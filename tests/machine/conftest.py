@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -13,11 +14,11 @@ Start = Callable[..., Machine]
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Starts `nightschool run` on a workspace, with further options."""
+    """Starts `nightschool run` on a workspace, with further options, and `cold`."""
     started: list[Machine] = []
 
-    def start(*arguments: object) -> Machine:
-        started.append(Machine(*arguments))  # type: ignore[arg-type]
+    def start(*arguments: Any, cold: bool = False) -> Machine:
+        started.append(Machine(*arguments, cold=cold))
         return started[-1]
 
     yield start

@@ -107,9 +107,9 @@ class Ready:
         trainer.saver = Saver(self.layout, ledger, lock, trainer.loop, rows_durable, whole)
         real = trainer.saver.save
 
-        def save(job: Job) -> float:
+        def save(job: Job, last: bool = False) -> float:
             wait()
-            return real(job)
+            return real(job, last)
 
         trainer.saver.save = save
         trainer._save("a test")

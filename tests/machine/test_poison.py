@@ -31,6 +31,7 @@ def make(root: Path, base: Path, *names: str) -> Layout:
     return layout
 
 
+@pytest.mark.usefixtures("forked")
 def test_b7_a_file_that_kills_the_trainer_is_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = tiny.make_model(tmp_path / "base")
     layout, other = make(tmp_path / "ws", base, "a", "poison", "c"), make(tmp_path / "other", base, "a", "c")

@@ -21,7 +21,7 @@ from nightschool import durable
 from nightschool.ledger import Ledger
 from nightschool.settings import render_default_toml
 from nightschool.workspace import Layout
-from tests import tiny
+from tests import forks, tiny
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "training": {"train_batch_size": 4, "micro_batch_size": 2, "learning_rate": 5e-3, "warmup_steps": 3},
@@ -61,11 +61,11 @@ def drop(layout: Layout, name: str, count: int, seed: int, kind: str = "text") -
 
 
 class Machine:
-    """`nightschool run` on a workspace, in a session of its own."""
+    """`nightschool run` on a workspace, in a session of its own; `cold` as in `start`."""
 
-    def __init__(self, layout: Layout, *options: str) -> None:
+    def __init__(self, layout: Layout, *options: str, cold: bool = False) -> None:
         self.layout = layout
-        self.process = start(layout, "-m", "nightschool", "-C", str(layout.root), "run", *options)
+        self.process = start(layout, "-m", "nightschool", "-C", str(layout.root), "run", *options, cold=cold)
 
     @property
     def pid(self) -> int:
@@ -123,10 +123,13 @@ class Machine:
         raise AssertionError(f"the machine {why}; it said:\n{self.said()[-3000:]}")
 
 
-def start(layout: Layout, *arguments: str) -> subprocess.Popen[bytes]:
-    """A Python process with these arguments, in a session of its own; its output goes to `run.out`."""
+def start(layout: Layout, *arguments: str, cold: bool = False) -> subprocess.Popen[bytes]:
+    """A Python process with these arguments, in a session of its own; its output goes to `run.out`.
+
+    It and its children are forked from a process that has imported everything, or, with `cold`, started as by a user.
+    """
     with (layout.root / "run.out").open("ab") as output:
-        return subprocess.Popen(
+        return (forks.COLD if cold else forks.Popen)(
             [sys.executable, *arguments], stdout=output, stderr=output, stdin=subprocess.DEVNULL,
             start_new_session=True, env={**os.environ, **ENVIRONMENT},
         )  # fmt: skip
@@ -192,9 +195,9 @@ def log(layout: Layout) -> str:
     return layout.log_file.read_text(encoding="utf-8")
 
 
-def run_undisturbed(layout: Layout) -> None:
+def run_undisturbed(layout: Layout, cold: bool = False) -> None:
     """Run until nothing is left."""
-    machine = Machine(layout, "--until-idle")
+    machine = Machine(layout, "--until-idle", cold=cold)
     try:
         if machine.finish() != 0:
             machine.fail("ended with an error")
@@ -204,11 +207,16 @@ def run_undisturbed(layout: Layout) -> None:
 
 def command(layout: Layout, *arguments: str) -> tuple[int, str]:
     """Run a command of the program on the workspace; its exit code and all that it said."""
-    done = subprocess.run(
-        [sys.executable, "-m", "nightschool", "-C", str(layout.root), *arguments], capture_output=True, text=True,
-        env={**os.environ, **ENVIRONMENT}, check=False, timeout=PATIENCE,
-    )  # fmt: skip
-    return done.returncode, done.stdout + done.stderr
+    with forks.Popen(
+        [sys.executable, "-m", "nightschool", "-C", str(layout.root), *arguments], text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **ENVIRONMENT},
+    ) as process:  # fmt: skip
+        try:
+            said, complained = process.communicate(timeout=PATIENCE)
+        except BaseException:
+            process.kill()
+            raise
+    return process.returncode, said + complained
 
 
 def outcome(layout: Layout) -> dict[str, Any]:

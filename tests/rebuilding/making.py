@@ -14,13 +14,14 @@ from nightschool.intake.containers import kind_named
 from nightschool.intake.prepare import folder_name
 from nightschool.intake.prepared import write_meta
 from nightschool.ledger import Arrival, FileRow, Ledger, StepRow
-from nightschool.record import Record, root_digest
+from nightschool.record import Record, entries_of, root_digest
 from nightschool.settings import canonical
 from nightschool.workspace import Layout
 
 DAY = "2026-11-22"
 ROOT: dict[str, Any] = {"v": 1, "base": {"model.safetensors": "0" * 64}, "seed": 1, "method": "lora"}
 DATA: dict[str, Any] = {"v": 2, "max_length": 64}
+RUINS = ["deleted", "empty", "truncated", "garbage", "flipped"]
 RECIPE = canonical({"v": 1, "data": DATA, "train_batch_size": 1, "epochs": 1})
 
 
@@ -89,6 +90,19 @@ def entries(layout: Layout) -> list[Entry]:
             Entry(tuple(Part(*part) for part in row.parts), row.recipe, row.start, row.stop)
             for row in ledger.entries.all()
         ]
+
+
+def core(layout: Layout) -> dict[str, object]:
+    """What training goes by."""
+    with Ledger.open(layout.ledger) as ledger:
+        files = {
+            row.id: (row.name, row.state, row.sha256, row.archive, row.prepared, row.data_digest, row.sequences)
+            for row in ledger.files.each()
+        }
+        queue = [row.name for row in ledger.files.queue()]
+        there = [(row.step, row.lineage) for row in ledger.checkpoints.listing("published")]
+        root = ledger.machine.get("root")
+        return {"files": files, "queue": queue, "entries": entries_of(ledger), "root": root, "there": there}
 
 
 def loss(step: int) -> float:

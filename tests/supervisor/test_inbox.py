@@ -57,6 +57,36 @@ def test_e1_a_file_is_taken_only_when_it_has_rested(inbox: Inbox, ledger: Ledger
     assert (ledger.files.counts()["arrived"], inbox.waiting) == (1, 0)
 
 
+def test_the_next_look_is_when_a_file_will_have_rested(inbox: Inbox, ledger: Ledger, clock: Clock) -> None:
+    (inbox.inbox / "a.jsonl").write_text("whole")
+    inbox.look()
+    clock.now += 4.9
+    inbox.look()
+    clock.now += 0.05
+    assert not inbox.due(), "looked a moment ago, and it has not rested yet"
+    clock.now += 0.05
+    assert inbox.due()
+    inbox.look()
+    assert ledger.files.counts()["arrived"] == 1
+    clock.now += 0.05
+    assert not inbox.due()
+
+
+def test_a_file_that_cannot_be_taken_when_it_has_rested_is_not_looked_at_all_the_time(
+    inbox: Inbox, clock: Clock
+) -> None:
+    path = inbox.inbox / "a.jsonl"
+    with path.open("w") as writer:
+        writer.write("still open")
+        writer.flush()
+        inbox.look()
+        clock.now += 5
+        inbox.look()
+        assert inbox.waiting == 1
+        clock.now += 0.05
+        assert not inbox.due()
+
+
 def test_priorities_come_from_the_folder(inbox: Inbox, ledger: Ledger, clock: Clock) -> None:
     for name in ("low/c.jsonl", "b.jsonl", "high/a.jsonl"):
         (inbox.inbox / name).write_text("x")

@@ -266,6 +266,7 @@ def test_a_replay_needs_two_checkpoints(base: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_verify_with_replay_runs_it_in_a_process_of_its_own(layout: Layout) -> None:
     assert verify.report(layout, replay=True).good
     tamper(layout.checkpoint(8), also_digests=False)

@@ -121,6 +121,7 @@ def test_control_a_merge_that_says_something_else_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_model_trained_in_full_is_exported_through_the_child_process(full: Layout, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     told = Workspace(full).export(tmp_path / "out", shard_size="100KB")

@@ -53,22 +53,28 @@ class Workspace(Past, Line):
     """A workspace on disk. Works with or without a running machine: both sides meet in the ledger."""
 
     @classmethod
-    def create(cls, folder: str | os.PathLike[str], model: str, **settings: Mapping[str, Any]) -> Workspace:
+    def create(
+        cls, folder: str | os.PathLike[str], model: str, *, fetch: bool = False, **settings: Mapping[str, Any]
+    ) -> Workspace:
         """Make a new workspace in `folder`, which must be empty or not there.
+
+        A model of the Hub is pinned: the commit that it is of becomes `model.revision`, and nothing is fetched later.
 
         Args:
             folder: where.
-            model: folder of the base model, or a Hub name that is in the local cache.
+            model: folder of the base model, or a name on the Hub.
+            fetch: fetch a model of the Hub that is not in the local cache. By default the network is not used.
             settings: sections of `nightschool.toml`, as in `training={"method": "full"}, data={"max_length": 512}`.
 
         Raises:
             WorkspaceError: the folder is a workspace already, or holds something else.
-            ModelError: there is no usable model of that name; nothing is downloaded.
+            ModelError: there is no usable model of that name, or it could not be fetched.
+            StorageError: the disk has no room for it.
             SettingsError: a setting is unknown or malformed.
         """
-        from nightschool.creation import create
+        from nightschool.creation import Fetching, create
 
-        return cls(create(Path(folder), model, settings))
+        return cls(create(Path(folder), model, settings, Fetching() if fetch else None))
 
     @classmethod
     def adopt(

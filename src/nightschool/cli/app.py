@@ -34,6 +34,7 @@ COMMANDS = (
     "diff",
     "export",
     "settings",
+    "service",
     "doctor",
     "demo",
 )

@@ -19,6 +19,12 @@ SHOWN = 20
 
 def doctor(
     ctx: typer.Context,
+    rehearse: Annotated[
+        bool,
+        typer.Option(
+            "--rehearse", help="Make a step of full size, a save and a load as well. Takes a minute or a few."
+        ),
+    ] = False,
     rebuild_ledger: Annotated[
         bool, typer.Option("--rebuild-ledger", help="Make a lost or damaged ledger again; the old file is kept.")
     ] = False,
@@ -28,16 +34,23 @@ def doctor(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="With --rebuild-ledger: do not ask.")] = False,
     json: Json = False,
 ) -> None:
-    """Check this machine and the workspace, and say what to do.
+    """Check this machine and the workspace, and say what to do: what one looks at before going to bed.
 
-    Looks at the libraries, the GPU, the folders, the ledger, the settings, the base model and the room on the disk.
-    Changes nothing. Ends with exit code 1 if something is bad.
+    The libraries, the GPU and who is on it, the folders, the settings, the base model, the room on the disk for
+    checkpoints and snapshots, the clock, the service, the notifications, and when tonight's queue will be done. Changes
+    nothing. Ends with exit code 1 if something is bad.
+
+    With --rehearse, the model is loaded with its newest checkpoint, makes steps as large as any can be, on made-up
+    tokens, saves into a scratch folder and takes that up again, which must be equal to the last bit. Nothing of the run
+    is touched. No trainer may run meanwhile.
 
     With --rebuild-ledger, .nightschool/ledger.db is made again from the newest whole copy in snapshots/ or undone/, if
     there is one, and from the checkpoints, the archive and the prepared data. The run goes on from there, bit for bit.
     Archived files that nothing was learned from wait again. Where it cannot be told whether a file was to be learned,
     it is set aside, and said. The old file is moved to .nightschool/ledger.db.broken-TIME. No machine may run.
     """
+    if rehearse and rebuild_ledger:
+        raise typer.BadParameter("--rehearse and --rebuild-ledger do not go together.")
     if rebuild_ledger:
         _rebuild(ctx, dry_run, yes, json)
         return
@@ -46,11 +59,11 @@ def doctor(
     from nightschool.checkup import examine
 
     findings = []
-    for finding in examine(lambda: layout_of(ctx)):
+    for finding in examine(lambda: layout_of(ctx), rehearse):
         findings.append(finding)
         if not json:
             text = f"{finding.found.rstrip('.')}. {finding.advice}" if finding.advice else finding.found
-            head = f"{finding.verdict:<5} {finding.what:<12} "
+            head = f"{finding.verdict:<5} {finding.what:<13} "
             print(
                 textwrap.fill(
                     head + escape(text), 100, subsequent_indent=" " * len(head), break_long_words=False,

@@ -22,7 +22,7 @@ from nightschool.ledger.ledger import Ledger
 from nightschool.settings import load_settings
 from nightschool.workspace import Layout
 
-POLL_SECONDS = 0.3
+POLL_SECONDS = 0.1
 STORAGE_WAIT_SECONDS = 5.0
 
 log = logging.getLogger("nightschool.intake")
@@ -63,6 +63,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     layout = Layout(options.workspace.resolve())
     lifeline = Lifeline(options.lifeline)
+    # Before any Hugging Face library is imported: nothing is fetched, whatever a tokenizer's own code would like.
+    os.environ["HF_HUB_OFFLINE"] = "1"
 
     def stop(*_: object) -> None:
         lifeline.stop = True
@@ -103,4 +105,4 @@ def loop(worker: Worker, lifeline: Lifeline) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    logs.leave(main())

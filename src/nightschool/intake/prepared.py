@@ -24,6 +24,7 @@ from nightschool.intake.packing import Packed
 
 if TYPE_CHECKING:
     import numpy as np
+    import pyarrow as pa
 
 DATA, HOLDOUT, META = "data.arrow", "holdout.arrow", "meta.json"
 FORMAT = 1
@@ -52,6 +53,26 @@ class Digest:
     def hexdigest(self) -> str:
         """The digest so far, in hex."""
         return self._hash.hexdigest()
+
+
+def _to_arrow(values: np.ndarray) -> pa.Array:
+    """The same memory. `pa.array` and `to_numpy` would first import pandas, where it is installed: 0.4 s a process."""
+    import pyarrow as pa
+
+    kind = {1: pa.int8(), 4: pa.int32()}[values.itemsize]
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)])
+
+
+def _to_numpy(values: pa.Array) -> np.ndarray:
+    """The same memory, read-only; there are no nulls."""
+    import numpy as np
+
+    kind = np.dtype(f"int{values.type.bit_width}")
+    if not len(values):
+        return np.empty(0, kind)
+    found = np.frombuffer(values.buffers()[1], kind, len(values), values.offset * kind.itemsize)
+    found.flags.writeable = False
+    return found
 
 
 class PreparedWriter:
@@ -93,8 +114,8 @@ class PreparedWriter:
         for name, field in zip(("ids", "train", "lengths", "rows"), self._schema, strict=True):
             values = [getattr(sequence, name) for sequence in self._waiting]
             offsets = np.concatenate([[0], np.cumsum([len(value) for value in values])]).astype(np.int32)
-            flat = pa.array(np.concatenate(values), field.type.value_type)
-            columns.append(pa.ListArray.from_arrays(pa.array(offsets), flat))
+            flat = np.concatenate(values).astype(f"int{field.type.value_type.bit_width}", casting="same_kind")
+            columns.append(pa.ListArray.from_arrays(_to_arrow(offsets), _to_arrow(flat)))
         self._writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=self._schema))
         self._waiting = []
 
@@ -204,7 +225,9 @@ class PreparedReader:
             raise self._damaged(error) from None
         if batch.num_rows != PER_BATCH and number != self._batches - 1:
             raise self._damaged(f"record batch {number} holds {batch.num_rows} sequences")
-        columns = [(column.offsets.to_numpy(), column.values.to_numpy()) for column in batch.columns]
+        if any(column.null_count or column.values.null_count for column in batch.columns):
+            raise self._damaged(f"values are missing in record batch {number}")
+        columns = [(_to_numpy(column.offsets), _to_numpy(column.values)) for column in batch.columns]
         self._kept[number] = columns
         while len(self._kept) > self._keep:
             self._kept.popitem(last=False)

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nightschool import durable, gathering
+from nightschool import basemodel, durable, gathering
 from nightschool.errors import DataError, NightschoolError, StorageError
 from nightschool.intake import accept, rejected
 from nightschool.intake.recipe import is_current
@@ -258,7 +258,8 @@ class Worker:
             import numpy  # noqa: F401
             import pyarrow  # noqa: F401
 
-            self._tools = tools.Tools(self._settings, self._layout.fingerprint_cache)
+            with basemodel.waited_for(begun=self._ledger.entries.last() is not None):
+                self._tools = tools.Tools(self._settings, self._layout.fingerprint_cache)
         return self._tools
 
     def _send_back_outdated(self) -> None:

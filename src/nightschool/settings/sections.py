@@ -25,8 +25,8 @@ Optional = Annotated[str | None, BeforeValidator(lambda value: value or None)]
 class ModelSettings(Section):
     """[model]: the base model and how it is loaded."""
 
-    name: str = setting("run", "Base model: a folder, or a name on the Hub that is already in the local cache.")
-    revision: Optional = setting("run", "Revision of a Hub model.", default=None)
+    name: str = setting("run", "Base model: a folder, or a name on the Hub, which `nightschool init` fetches.")
+    revision: Optional = setting("run", "Commit of a Hub model; `nightschool init` writes it down.", default=None)
     dtype: Literal["auto", "float32", "bfloat16"] = setting(
         "run", "Type the base is loaded in. auto: bfloat16 where the device has it, else float32.", default="auto"
     )

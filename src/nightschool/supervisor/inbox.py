@@ -55,6 +55,7 @@ class Inbox:
         self._folders = tuple(map(str, (root, root / "high", root / "low")))
         self._stamped: tuple[int, ...] = ()
         self._looked_at = 0.0
+        self._ripe_at: float | None = None
         self._took = 0.0
 
     def due(self) -> bool:
@@ -64,6 +65,8 @@ class Inbox:
             return True
         if since < BUSY_SHARE * self._took:
             return False
+        if self._ripe_at is not None and self._clock() >= self._ripe_at:
+            return True
         often = min(self._rescan, max(0.1, self._settle / 4)) if self.waiting else self._rescan
         return since >= often or self._stamped != self._stamps()
 
@@ -89,6 +92,9 @@ class Inbox:
             self._entered |= self._ledger.files.enter(arrivals)
         self.waiting = verdict.waiting
         self._watched = verdict.state
+        # When the next of them will have rested: it is not to wait for a look by the clock as well.
+        rests = [seen.since + self._settle for seen in verdict.state.seen.values() if not seen.reported]
+        self._ripe_at = min((at for at in rests if at > began), default=None)
         self._remember(snapshot, stamped)
         self._tell(verdict)
         self._tell_open(held)

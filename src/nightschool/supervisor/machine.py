@@ -26,6 +26,7 @@ from nightschool.supervisor.keeper import Keeper
 from nightschool.supervisor.mending import Mending
 from nightschool.supervisor.night import Night
 from nightschool.supervisor.policies import Situation, Work
+from nightschool.supervisor.sd_notify import ServiceManager
 from nightschool.supervisor.signals import StopSignals
 from nightschool.workspace import Layout
 
@@ -86,6 +87,7 @@ class Supervisor:
         self.gate = Gate(ledger, log.info)
         self.night = Night(layout, settings.snapshots, ledger, clock)
         self.mending = Mending(layout, ledger, self.trainer, settings.machine.hang_minutes, clock)
+        self.service = ServiceManager(os.environ, clock)
         self._state: tuple[str, str] | None = None
         self._since = ""
         self._missing_since: float | None = None
@@ -94,6 +96,7 @@ class Supervisor:
         self._storage: str | None = None
         self._storage_tries = 0
         self._next: dict[str, float] = {}
+        self._stamp = 0
 
     def _keeper(
         self, name: str, command: Sequence[str], output: Path, grace: float, lock: Path, measure: Callable[[], int]
@@ -164,7 +167,7 @@ class Supervisor:
         """Look, decide, act; returns at once. Trouble with the disk is remembered and tried again later."""
         if not self.stopping:
             try:
-                if self._due("ledger", LEDGER_SECONDS) or self.inbox.due():
+                if self._ledger_changed() or self._due("ledger", LEDGER_SECONDS) or self.inbox.due():
                     self._guard()
                     self._look()
                     self._missing_since = None
@@ -180,6 +183,16 @@ class Supervisor:
             logs.rotate(self.layout.log_file, self.settings.log.max_megabytes, self.settings.log.keep)
         self._say_state()
         self.echo()
+        self.service.went_round(self._state, self.stopping)
+
+    def _ledger_changed(self) -> bool:
+        """Whether somebody has written to it: a command is obeyed in the next round, and not when a look is due."""
+        try:
+            stamp = self.layout.ledger.stat().st_mtime_ns
+        except OSError:
+            return False
+        before, self._stamp = self._stamp, stamp
+        return stamp != before
 
     def _due(self, what: str, seconds: float) -> bool:
         now = self.clock()

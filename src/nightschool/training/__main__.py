@@ -1,4 +1,4 @@
-"""`python -m nightschool.training train|replay|export|adopt --workspace DIR ...`: the child that imports torch."""
+"""`python -m nightschool.training JOB --workspace DIR ...`: the child that imports torch."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import sys
 import warnings
 from pathlib import Path
 
+from nightschool import logs
 from nightschool.errors import NightschoolError, StorageError
 from nightschool.workspace import Layout
 
@@ -18,7 +19,7 @@ from nightschool.workspace import Layout
 def main() -> int:
     """Run one job; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m nightschool.training")
-    parser.add_argument("job", choices=("train", "replay", "export", "adopt"))
+    parser.add_argument("job", choices=("train", "replay", "export", "adopt", "rehearse"))
     parser.add_argument("--workspace", required=True, type=Path)
     parser.add_argument("--lifeline", type=int)
     parser.add_argument("--at")
@@ -31,7 +32,7 @@ def main() -> int:
     os.environ["TRANSFORMERS_OFFLINE"] = "1"
     from transformers.utils import logging as transformers_logging
 
-    from nightschool.training import adopting, export, replay, trainer
+    from nightschool.training import adopting, export, rehearsal, replay, trainer
 
     # What is kept of this process's output is quoted when it crashes: bars would fill it.
     transformers_logging.disable_progress_bar()
@@ -44,6 +45,8 @@ def main() -> int:
             print(json.dumps(export.export(layout, options.at, options.to, options.shard_size)))
         elif options.job == "adopt":
             adopting.work(layout)
+        elif options.job == "rehearse":
+            print(json.dumps(rehearsal.rehearse(layout)))
         else:
             print(json.dumps(replay.replay(layout)))
     except NightschoolError as error:
@@ -61,4 +64,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    logs.leave(main())

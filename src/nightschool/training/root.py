@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nightschool import basemodel
-from nightschool.errors import ModelError, SettingsError
+from nightschool.errors import ModelAwayError, ModelError, SettingsError
 from nightschool.ledger import Ledger
 from nightschool.settings import Settings
 from nightschool.workspace import Layout
@@ -65,7 +65,7 @@ def establish(layout: Layout, ledger: Ledger, settings: Settings, folder: Path, 
     stays, so that a run does not change its type with the machine.
 
     Raises:
-        ModelError: the base model is not the one the run began with.
+        ModelError: the base model is not the one the run began with; ModelAwayError where a part of it is missing.
         SettingsError: a setting that is fixed for the run was changed.
     """
     stored = ledger.machine.get("root")
@@ -84,6 +84,8 @@ def compare(stored: dict[str, Any], current: dict[str, Any], folder: Path) -> No
     if stored.get("base") != current["base"]:
         names = sorted(set(stored.get("base") or {}) | set(current["base"]))
         changed = [n for n in names if (stored.get("base") or {}).get(n) != current["base"].get(n)]
+        if not any(name in current["base"] for name in changed):
+            raise ModelAwayError(f"The base model in {folder} is not whole: {', '.join(changed)} is missing.")
         raise ModelError(
             f"The base model in {folder} is not the one this run began with: {', '.join(changed)} changed. What was "
             "learned fits only the old one. Put the old files back, or begin a new run on the new base with "

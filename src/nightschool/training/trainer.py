@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("nightschool.trainer")
 
-POLL_SECONDS = 0.2
+POLL_SECONDS = 0.1
 NOT_FINITE_LIMIT = 10
 HISTORY = 20
 RESET_NOTE = "the optimizer is reset here, as carry_optimizer = false asks"
@@ -89,10 +89,11 @@ class Trainer:
         self.recorder.tell()
 
         determinism.configure(settings.numerics)
-        folder = basemodel.resolve(settings.model.name, settings.model.revision)
         accelerator = device.make_accelerator(settings)
         dtype = model.resolve_dtype(settings.model.dtype, settings.training.method, accelerator.device)
-        self.root = root.establish(layout, ledger, settings, folder, dtype)
+        with basemodel.waited_for(begun=ledger.entries.last() is not None):
+            folder = basemodel.resolve(settings.model.name, settings.model.revision)
+            self.root = root.establish(layout, ledger, settings, folder, dtype)
         self.root_digest = root_digest(self.root)
         start = resume.find_start(layout, ledger, self.root)
         self.generation = start.generation

@@ -1,4 +1,4 @@
-"""The checks of `nightschool doctor`: is everything there that training needs? Imports neither torch nor numpy."""
+"""The checks of `nightschool doctor`: everything to look at before going to bed. Imports neither torch nor numpy."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
 
 from nightschool import basemodel, durable
+from nightschool.checkup import around, night, rehearsing, sizes
+from nightschool.checkup.finding import Finding
 from nightschool.creation import check_model
 from nightschool.errors import NightschoolError
 from nightschool.intake.worker import size_below
@@ -22,23 +24,19 @@ from nightschool.settings import Settings, load_settings
 from nightschool.words import in_bytes
 from nightschool.workspace import Layout
 
-Verdict = Literal["good", "note", "bad"]
 LITTLE_ROOM = 2_000_000_000
 SHOWN = ("torch", "transformers", "peft", "accelerate", "trl", "datasets")
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One line of the doctor: what was looked at, the verdict, what was found, and what to do about it."""
+def examine(find: Callable[[], Layout], rehearse: bool = False, now: datetime | None = None) -> Iterator[Finding]:
+    """All findings, in the order they are made.
 
-    what: str
-    verdict: Verdict
-    found: str
-    advice: str = ""
-
-
-def examine(find: Callable[[], Layout]) -> Iterator[Finding]:
-    """All findings, in the order they are made. `find` gives the workspace or raises."""
+    Args:
+        find: gives the workspace or raises.
+        rehearse: make a step, a save and a load as well.
+        now: the wall clock here.
+    """
+    now = now or datetime.now().astimezone()
     yield from machine()
     try:
         layout = find()
@@ -57,9 +55,24 @@ def examine(find: Callable[[], Layout]) -> Iterator[Finding]:
         return
     yield Finding("settings", "good", f"{layout.settings_file.name} is well-formed")
     yield from model(settings)
-    yield from room(layout, settings)
+    result = None
+    if rehearse:
+        result, said = rehearsing.rehearse(layout)
+        yield from rehearsing.findings(result, said)
+    else:
+        yield rehearsing.NOT_MADE
+    measured = None if result is None else int(result["checkpoint_bytes"])
+    yield from room(layout, settings, measured)
+    yield from night.snapshot_room(layout, settings, coming_bytes(layout, settings, measured), measured)
     yield from second_place(layout, settings)
     yield from prepared(layout)
+    yield from night.tonight_clock(layout, settings, now)
+    yield around.service(layout, settings)
+    yield around.notifications(settings)
+    if gpu_memory() is not None:
+        yield from around.others_on_gpu(_ours(layout))
+    yield Finding("hours", "good", settings.machine.hours or "at any hour (machine.hours is empty)")
+    yield rehearsing.queue_done(layout, settings, result, now)
 
 
 def machine() -> Iterator[Finding]:
@@ -192,7 +205,7 @@ def model(settings: Settings) -> Iterator[Finding]:
     if closed:
         yield Finding("model", "bad", f"{folder}: cannot read {', '.join(closed)}", "Give this user the right to read.")
         return
-    size = weight_bytes(folder)
+    size = sizes.weight_bytes(folder)
     yield Finding("model", "good", f"{folder} ({in_bytes(size)} of weights)")
     if settings.model.quantization != "none" and _version("bitsandbytes") is None:
         yield Finding("quantization", "bad", "bitsandbytes is not installed", "pip install 'nightschool[quantization]'")
@@ -204,29 +217,37 @@ def model(settings: Settings) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def weight_bytes(folder: Path) -> int:
-    """Size of a base model's weight files."""
-    return sum(p.stat().st_size for p in basemodel.model_files(folder) if p.suffix in (".safetensors", ".bin"))
+def coming_bytes(layout: Layout, settings: Settings, measured: int | None = None) -> int:
+    """Bytes that the checkpoints to come take; 0 where that is not known."""
+    try:
+        size, _ = sizes.checkpoint_bytes(layout, settings, measured)
+    except (OSError, NightschoolError):
+        return 0
+    # One is written while the old ones are still there.
+    return max(1, settings.checkpoints.save_total_limit + 1 - len(layout.checkpoints())) * size
 
 
-def room(layout: Layout, settings: Settings) -> Iterator[Finding]:
-    """Whether the disk has room for the checkpoints to come."""
+def room(layout: Layout, settings: Settings, measured: int | None = None) -> Iterator[Finding]:
+    """Whether the disk has room for the checkpoints to come; `measured`: the size of one, if it is known."""
     try:
         free = shutil.disk_usage(layout.current_model).free
-        size, told = checkpoint_bytes(layout, settings)
+        size, told = sizes.checkpoint_bytes(layout, settings, measured)
     except (OSError, NightschoolError) as error:
         yield Finding("disk", "bad", f"{layout.current_model} cannot be looked at: {error}")
         return
-    # One is written while the old ones are still there.
-    lacking = settings.checkpoints.save_total_limit + 1 - len(layout.checkpoints())
-    needed = max(1, lacking) * size
+    needed, kept = coming_bytes(layout, settings, measured), settings.machine.min_free_gb * 1e9
     found = f"{in_bytes(free)} free; {told}"
     if free < needed:
         yield Finding(
             "disk", "bad", f"{found}, so {in_bytes(needed)} are needed",
             "Free some space, or lower checkpoints.save_total_limit. Training waits when the disk is full.",
         )  # fmt: skip
-    elif free < needed + LITTLE_ROOM:
+    elif free < size + kept:
+        yield Finding(
+            "disk", "bad", f"{found}, and {in_bytes(kept)} are to be left free (machine.min_free_gb)",
+            "Free some space: until then training waits.",
+        )  # fmt: skip
+    elif free < needed + kept + LITTLE_ROOM:
         yield Finding("disk", "note", found, "It will be full soon: archive and prepared files grow too.")
     else:
         yield Finding("disk", "good", found)
@@ -259,15 +280,10 @@ def prepared(layout: Layout) -> Iterator[Finding]:
     yield Finding("prepared", "good", f"{in_bytes(size)} of tokenised data; what no file needs any more goes by itself")
 
 
-def checkpoint_bytes(layout: Layout, settings: Settings) -> tuple[int, str]:
-    """How large a checkpoint is, or will be, and how that is known."""
-    saved: list[tuple[int, Path]] = layout.checkpoints()
-    if saved:
-        size = sum(path.stat().st_size for path in saved[-1][1].rglob("*") if path.is_file())
-        return size, f"a checkpoint takes {in_bytes(size)}"
-    if settings.training.method == "lora":
-        return 0, "no checkpoint yet"
-    folder = basemodel.resolve(settings.model.name, settings.model.revision)
-    # Weights and two moments, in float32, of what lies on the disk in 2 bytes a parameter or more.
-    size = 6 * weight_bytes(folder)
-    return size, f"a checkpoint will take up to {in_bytes(size)}"
+def _ours(layout: Layout) -> set[int]:
+    """The processes that work on this workspace."""
+    found = set()
+    for lock in (layout.supervisor_lock, layout.trainer_lock):
+        with suppress(NightschoolError):
+            found.add(durable.holder(lock))
+    return {pid for pid in found if pid is not None}
