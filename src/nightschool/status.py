@@ -9,6 +9,7 @@ from typing import Any
 from nightschool import durable, forecast
 from nightschool.ledger import CheckpointRow, Ledger
 from nightschool.ledger.files import WAITING_STATES
+from nightschool.ledger.machine import SETTINGS_PROBLEM
 from nightschool.workspace import Layout
 
 
@@ -39,6 +40,7 @@ class Status:
         prepared_bytes: size of the prepared data.
         catching_up: the step from which on `current_model/` holds the newest weights again, after a file was forgotten;
             None where it does.
+        settings_problem: why the running machine does not take the settings file as it is now; None where it does.
     """
 
     state: str
@@ -64,6 +66,7 @@ class Status:
     seconds_left: float | None
     prepared_bytes: int
     catching_up: int | None
+    settings_problem: str | None
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON can hold them."""
@@ -113,6 +116,7 @@ def read_status(layout: Layout) -> Status:
         seconds_left=_finite(everything.seconds),
         prepared_bytes=int((told.get("intake") or {}).get("prepared_bytes", 0)),
         catching_up=told.get("serving"),
+        settings_problem=told.get(SETTINGS_PROBLEM) if pid is not None else None,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from nightschool import gathering, queueing
+from nightschool import gathering, inforce, queueing
 from nightschool.errors import ModelError, SettingsError
 from nightschool.intake import accept, packing, prepare, watch, worker
 from nightschool.intake import tools as intake_tools
@@ -370,16 +370,19 @@ def test_a_file_set_back_to_archived_is_prepared_under_todays_settings(place):
     assert place.get(number).prepared != old
 
 
-def test_a_file_that_is_sent_back_is_prepared_by_the_settings_as_they_are_now(place):
-    """The trainer starts anew after a pause, with what the file says then; the worker goes on."""
+def test_settings_that_are_accepted_while_it_works_count_from_the_next_step_on(place):
     number = place.drop("a.jsonl", lines({"text": "a"}))
     busy = place.worker()
     assert [busy.step(), busy.step()] == ["archived", "ready"]
-    place.layout.settings_file.write_text(f'[model]\nname = "{place.model}"\n[data]\nmax_length = 77\n')
-    place.ledger.files.set_state(number, "archived")
-    assert busy.step() == "ready"
+    text = f'[model]\nname = "{place.model}"\n[data]\nmax_length = 77\n[training]\nepochs = 3\n'
+    place.layout.settings_file.write_text(text)
+    assert busy.step() is None, "what was not accepted does not count"
+    inforce.accept(place.layout, text.encode())
+    assert busy.step() == "ready", "what has not begun is prepared again"
     folder = place.layout.prepared / str(place.get(number).prepared)
     assert prepare.read_meta(folder)["recipe"]["max_length"] == 77
+    assert place.ledger.machine.get(worker.TOLD)["epochs"] == 3
+    assert busy.step() is None
 
 
 def test_is_current_compares_what_it_is_given():

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from nightschool import ordering, queueing
+from nightschool import inforce, ordering, queueing
 from nightschool.curriculum import Entry, normalised
 from nightschool.ledger import NOW, EntryRow, Ledger
 from nightschool.ledger.files import REST
 from nightschool.record import entries_of, read_record
+from nightschool.settings import canonical
 from nightschool.snapshots import acts
 from nightschool.training.trainer import Trainer
 from nightschool.workspace import Layout
@@ -380,3 +381,52 @@ def test_the_past_cannot_be_rewritten(make: Make) -> None:
         with pytest.raises(ValueError, match="the first 5 steps of a run cannot be rewritten"):
             future.rewrite(ledger, entries, entries[::-1], 5)
         assert entries_of(ledger) == entries
+
+
+def change(**values: Any) -> Callable[[Ledger], object]:
+    return lambda ledger: ordering.give(ledger, "settings", A, values=values)
+
+
+def test_a12_settings_that_change_in_the_middle_of_a_file_keep_law_1(
+    make: Make, given: Callable[..., rig.Outcome]
+) -> None:
+    layout, plain = make("ab"), make("ab")
+    rig.run(layout, on_step=at(3, act=change(learning_rate=1e-3, weight_decay=0.5)))
+    assert ranges(layout) == [(A, 0, 3), (A, 3, 6), (B, 0, 3)]
+    assert rig.outcome(layout) == given(layout)
+    rates = [rate for _, _, rate in rig.outcome(layout).curve]
+    assert rates[2:7] == [5e-3, 1e-3, 1e-3, 1e-3, 5e-3], "the next file goes by what the settings say"
+    rig.run(plain)
+    assert rig.outcome(plain).weights != rig.outcome(layout).weights, "control: it makes a difference"
+    with Ledger.open(layout.ledger) as ledger:
+        assert ledger.holdouts.of_files(A, A)[A].loss_after is not None
+
+
+def test_what_a_step_trains_on_cannot_change_in_the_middle_of_a_file(make: Make) -> None:
+    from nightschool import curriculum
+
+    layout = make("a")
+    rig.run(layout)
+    with Ledger.open(layout.ledger) as ledger:
+        (entry,) = entries_of(ledger)
+    for key, value in (("train_batch_size", 2), ("epochs", 2), ("data", {})):
+        other = canonical({**entry.settings, key: value})
+        with pytest.raises(ValueError, match="for files that have not begun"):
+            curriculum.with_recipe([entry], 3, other)
+    assert curriculum.with_recipe([entry], 3, entry.recipe) == [entry]
+
+
+def test_settings_that_were_accepted_count_for_the_next_file_and_for_saving(make: Make) -> None:
+    """In the very process that trains, as the settings file would be taken by the machine."""
+    layout = make("ab", checkpoints={"save_steps": 100})
+
+    def on_step(trainer: Trainer) -> None:
+        if trainer.loop.done == 3:
+            text = layout.settings_file.read_text().replace("save_steps = 100", "save_steps = 4")
+            inforce.accept(layout, text.replace("learning_rate = 0.005", "learning_rate = 0.002").encode())
+
+    rig.run(layout, on_step=on_step)
+    rates = [rate for _, _, rate in rig.outcome(layout).curve]
+    assert rates[3:7] == [5e-3, 5e-3, 5e-3, 2e-3]
+    with Ledger.open(layout.ledger) as ledger:
+        assert 4 in [row.step for row in ledger.checkpoints.listing()]

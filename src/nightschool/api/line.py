@@ -41,6 +41,18 @@ class Line(Opened):
         with self.ledger() as ledger:
             return ordering.skip(ledger, shelve)
 
+    def settings_now(self) -> str:
+        """Let the file in training go on with the settings as they are now, where they do not decide its steps.
+
+        Raises:
+            SettingsError: the settings file cannot be used, or all that differs is for the next file.
+        """
+        from nightschool import ordering
+
+        settings = self.settings
+        with self.ledger() as ledger:
+            return ordering.resettle(ledger, settings)
+
     def move(self, file: File, where: Literal["first", "last", "before"], other: File | None = None) -> str:
         """Move a waiting file to the head of the queue, behind all that wait with its priority, or before `other`."""
         from nightschool import queueing

@@ -9,6 +9,9 @@ from nightschool.ledger.database import Database, decode, encode
 
 SCHEMA = ("CREATE TABLE machine (key TEXT PRIMARY KEY, value TEXT NOT NULL, updated_at TEXT NOT NULL) WITHOUT ROWID",)
 
+SETTINGS_PROBLEM = "settings_problem"
+"""The key for why the settings file, as it is now, is not taken by the running machine; not set while it is."""
+
 
 class Machine:
     """The table `machine`: JSON values by key, each with the time it was set."""

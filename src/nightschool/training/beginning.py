@@ -6,13 +6,13 @@ import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from nightschool import curriculum, durable, gathering
+from nightschool import curriculum, durable, gathering, inforce
 from nightschool.curriculum import Entry
 from nightschool.errors import NightschoolError
 from nightschool.intake.prepared import read_meta
 from nightschool.intake.worker import TOLD
 from nightschool.ledger.files import REST
-from nightschool.settings import Settings, canonical, load_settings
+from nightschool.settings import Settings, canonical
 from nightschool.training import future
 from nightschool.words import escape
 
@@ -146,7 +146,7 @@ def _changed(recipe: dict[str, Any], settings: Settings, root: dict[str, Any], r
 
 def _settings_now(layout: Layout) -> Settings | None:
     try:
-        return load_settings(layout.settings_file)
+        return inforce.read(layout)
     except NightschoolError:
         return None
 

@@ -1,4 +1,4 @@
-"""What the trainer does between two steps because somebody asked for it: skip a file, make way for an urgent one.
+"""What the trainer does between two steps because somebody asked: skip a file, make way for another, other settings.
 
 Each only rewrites the history behind the steps done, in one transaction of the ledger with all that goes with it. So
 a kill at any moment finds it done or not begun, and the weights are those of a run that had this history at once.
@@ -13,6 +13,7 @@ from nightschool import curriculum, queueing
 from nightschool.ledger import NORMAL, NOW
 from nightschool.ledger.files import REST
 from nightschool.ordering import ORDERS
+from nightschool.settings import canonical
 from nightschool.training import beginning, future
 from nightschool.words import escape
 
@@ -55,6 +56,8 @@ class Orders:
             self._answer(order, f"{name} is not in training any more, so it was not {_done(order)}")
         elif order["what"] == "skip":
             self._skip(order, entry)
+        elif order["what"] == "settings":
+            self._resettle(order, entry)
         else:
             self._answer(order, f"This version does not know the command {order['what']!r}")
 
@@ -92,6 +95,21 @@ class Orders:
             at = len(curriculum.divided(after, loop.done)[0]) - 1
             self._trainer.holdout.after(curriculum.first_range(after, at), after[at])
 
+    def _resettle(self, order: dict[str, Any], entry: Entry) -> None:
+        """Train the rest of the file in training, interrupted or not, by a recipe with some values changed."""
+        loop = self._trainer.loop
+        recipe = canonical({**entry.settings, **order["values"]})
+        after = curriculum.with_recipe(loop.entries, loop.done, recipe)
+        told = ", ".join(f"{key} {value}" for key, value in order["values"].items())
+        name = self._ledger.called(entry.file_ids)
+        if after == loop.entries:
+            self._answer(order, f"{name} is trained with {told} already")
+            return
+        with self._ledger.transaction():
+            future.rewrite(self._ledger, loop.entries, after, loop.done)
+            self._answer(order, f"{name} goes on with {told}")
+        self._go_on(after)
+
     def _last_recipe(self, entry: Entry) -> str:
         return next(one.recipe for one in reversed(self._trainer.loop.entries) if one.parts == entry.parts)
 
@@ -121,12 +139,13 @@ class Orders:
         self._go_on(after, "making way for a file that is to be learned at once")
         return ledger.files.next_to_train() is not None
 
-    def _go_on(self, after: list[Entry], why: str) -> None:
-        """Take over the rewritten history: a range ends here, so the state is noted and saved."""
+    def _go_on(self, after: list[Entry], save: str | None = None) -> None:
+        """Take over the rewritten history: a range ends here, so the state is noted, and saved where that has a why."""
         trainer = self._trainer
         trainer.loop.entries[:] = after
         trainer.boundary = trainer.loop.digests()
-        trainer.save_now(why)
+        if save is not None:
+            trainer.save_now(save)
 
     def _answer(self, order: dict[str, Any], text: str) -> None:
         ledger = self._ledger

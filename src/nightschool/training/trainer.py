@@ -13,7 +13,7 @@ from collections import deque
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from nightschool import basemodel, curriculum, durable, logs, schedule
+from nightschool import basemodel, curriculum, durable, inforce, logs, schedule
 from nightschool.errors import (
     CheckpointError,
     FileError,
@@ -57,7 +57,8 @@ def train(layout: Layout, lifeline: int | None) -> None:
     """
     stop = Stop()
     stop.listen(lifeline)
-    settings = load_settings(layout.settings_file)
+    following = inforce.Follower(layout)  # first: what is accepted from here on is not missed
+    settings = inforce.read(layout) if lifeline is not None else load_settings(layout.settings_file)
     logs.setup(layout, settings, "trainer")
     layout.require()
     lock = durable.Lock(layout.trainer_lock, "the trainer")
@@ -65,6 +66,7 @@ def train(layout: Layout, lifeline: int | None) -> None:
     with Ledger.open(layout.ledger) as ledger:
         try:
             trainer = Trainer(layout, settings, ledger, lock, stop)
+            trainer.following = following
             try:
                 trainer.run()
             finally:
@@ -83,6 +85,7 @@ class Trainer:
         self.settings = settings
         self.ledger = ledger
         self.stop = stop
+        self.following = inforce.Follower(layout)
         self.narrator = Narrator(log.info)
         self.progress = self.narrator.progress
         self.recorder = Recorder(ledger, self._status)
@@ -192,6 +195,7 @@ class Trainer:
         self._measure_what_ended()
         while not self.stop.is_set():
             self.saver.check()
+            self._follow_settings()
             self._answer()
             self.orders.obey()
             if self.loop.next_place() is not None or self._begin_next():
@@ -205,6 +209,13 @@ class Trainer:
         self._phase("stopped")
         self.recorder.flush()
         log.info("Stopped at step %d, because %s.", self.loop.done, self.stop.reason)
+
+    def _follow_settings(self) -> None:
+        """Take over what may change while this process lives; a new file begins by them, and saves follow them."""
+        settings = self.following.look()
+        if settings is not None:
+            self.settings = settings
+            self.holdout.seconds = settings.data.holdout_seconds
 
     def _answer(self) -> None:
         """Save if a snapshot is to be taken, and say so once the checkpoint is in place."""
