@@ -333,8 +333,8 @@ class Trainer:
             raise FileError(
                 f"{NOT_FINITE_LIMIT} steps in a row gave a loss or gradient that is not finite, the last at step "
                 f"{result.step} on file {self.progress.file}. None of them was applied, and the last checkpoint is "
-                "from before them. Look at the file's rows; or lower training.learning_rate, and put the file back into "
-                "the queue with `nightschool queue put-back`."
+                "from before them. Look at the file's rows; or lower training.learning_rate, and put the file back "
+                "into the queue with `nightschool queue put-back`."
             )
 
     def _save_if_due(self, reason: str, *, ends: bool = False, always: bool = False, last: bool = False) -> None:
