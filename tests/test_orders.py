@@ -213,7 +213,7 @@ def test_an_unknown_command_is_answered_and_goes(ledger: Ledger) -> None:
     ordering.give(ledger, "dance", first)
     fake.step()
     assert ledger.machine.get(ordering.ORDERS) is None
-    assert [event.text for event in ledger.events.of_kind("dance-answered")] == [
+    assert [event.text for event in ledger.events.of_kind("answered")] == [
         "This version does not know the command 'dance'."
     ]
 

@@ -73,7 +73,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Queued:
-    """A file that waits, is in training, or is to be trained once more after a cut (`again`).
+    """A file that waits, is in training, was `interrupted` for it, or is to be trained once more after a cut (`again`).
 
     `rows` is None until it is prepared, `steps` are those still to be done.
     """
@@ -245,8 +245,7 @@ def read_queue(layout: Layout, limit: int) -> Queue:
         counts = ledger.files.counts()
         begun = work_begun(ledger, rates, told)
         files = _begun(ledger, rates, begun)
-        waiting = _first(ledger, limit)
-        files += [_queued(row, _work_waiting(ledger, row, rates)) for row in waiting]
+        files += first_waiting(ledger, rates, limit)
         total = together(begun, work_waiting(ledger, rates))
     count = sum(counts[state] for state in WAITING_STATES)
     return Queue(files, count, total.steps, total.seconds, total.estimated)
@@ -261,10 +260,17 @@ def _begun(ledger: Ledger, rates: Rates, begun: Work) -> list[Queued]:
         work = begun if len(unfinished) == 1 else Work(left, seconds, False)
         for file in entry.file_ids:
             row = _queued(ledger.files.get(file), work)
-            found.append(replace(row, state="again") if entry is not unfinished[0][0] else row)
+            if entry is not unfinished[0][0]:
+                row = replace(row, state="again" if entry.start == 0 else "interrupted")
+            found.append(row)
             # Small files that are trained as one have their steps together: they are told with the first.
             work = Work(None, None, False)
     return found
+
+
+def first_waiting(ledger: Ledger, rates: Rates, limit: int) -> list[Queued]:
+    """The first `limit` files that wait, in their order."""
+    return [_queued(row, _work_waiting(ledger, row, rates)) for row in _first(ledger, limit)]
 
 
 def _first(ledger: Ledger, limit: int) -> list[FileRow]:

@@ -90,7 +90,7 @@ def ranges(layout: Layout) -> list[tuple[int, int, int]]:
 
 
 def answers(layout: Layout) -> list[str]:
-    return rig.events(layout, "skip-answered")
+    return rig.events(layout, "answered")
 
 
 def all_learned(layout: Layout) -> bool:

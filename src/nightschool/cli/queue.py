@@ -14,7 +14,7 @@ from nightschool.words import duration, escape
 if TYPE_CHECKING:
     from nightschool.api import Workspace
 
-WIDTHS = (-5, 9, 8, -9, -9, -12, 0)
+WIDTHS = (-5, 11, 8, -9, -9, -12, 0)
 EVERYTHING = 1_000_000_000
 LEVELS = ("high", "normal", "low")
 
@@ -47,8 +47,9 @@ def queue(
     """List what waits, in the order in which it will be learned, with steps and time; or change it.
 
     `again` are files that a rollback or a forgetting has undone: they are trained once more, before what waits.
-    `skipped` are files of which the rest of their steps waits. A ~ marks what is estimated from the size of files that
-    are not prepared yet. Times come from the measured speed.
+    `interrupted` is what goes on after a file that is learned at once; of `skipped` files the rest of their steps
+    waits. A ~ marks what is estimated from the size of files that are not prepared yet. Times come from the measured
+    speed.
 
     move FILE changes the order. priority FILE... LEVEL sets high, normal or low. now FILE... has it learned at once:
     what is in training is interrupted, and goes on afterwards. remove FILE... takes it out of the queue, its bytes
@@ -75,7 +76,7 @@ def queue(
     print_row(("ID", "STATE", "PRIORITY", "ROWS", "STEPS", "TIME", "NAME"), WIDTHS)
     for file in found.files:
         print_row(_cells(file), WIDTHS)
-    shown = sum(file.state not in ("training", "again") for file in found.files)
+    shown = sum(file.state not in ("training", "again", "interrupted") for file in found.files)
     if found.waiting > shown:
         print(f"and {found.waiting - shown:,} more")
     print(_total(found))

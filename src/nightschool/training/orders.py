@@ -155,8 +155,8 @@ class Orders:
                 ledger.machine.set(ORDERS, waiting)
             else:
                 ledger.machine.delete(ORDERS)
-            fields = {"nonce": order["nonce"], "step": self._trainer.loop.done, "file": order["file"]}
-            ledger.events.add(f"{order['what']}-answered", f"{text}.", **fields)
+            fields = {key: order[key] for key in ("what", "nonce", "file")}
+            ledger.events.add("answered", f"{text}.", step=self._trainer.loop.done, **fields)
         log.info("%s.", escape(text))
 
     def _name(self, file: int) -> str:
