@@ -85,21 +85,32 @@ def life(layout: Layout, ledger: Ledger, *, killed: bool = False) -> None:
 
 
 class Shown:
-    """What TensorBoard makes of the event files."""
+    """What TensorBoard makes of the event files: what its page is drawn from, and for scalars its older reader too."""
 
     def __init__(self, layout: Layout, run: str = "nightschool") -> None:
-        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+        from tensorboard.backend.event_processing import event_accumulator, plugin_event_accumulator
 
-        self._all = EventAccumulator(str(layout.runs / run), size_guidance={"scalars": 0, "tensors": 0}).Reload()
+        folder = str(layout.runs / run)
+        self._page = plugin_event_accumulator.EventAccumulator(folder, tensor_size_guidance={"scalars": 0, "text": 0})
+        self._page.Reload()
+        self._older = event_accumulator.EventAccumulator(folder, size_guidance={"scalars": 0})
+        self._older.Reload()
+
+    def _tensors(self, tag: str) -> list[tuple[int, Any]]:
+        from tensorboard.util.tensor_util import make_ndarray
+
+        if tag not in self._page.Tags()["tensors"]:
+            return []
+        return [(event.step, make_ndarray(event.tensor_proto)) for event in self._page.Tensors(tag)]
 
     def scalars(self, tag: str) -> list[tuple[int, float]]:
-        if tag not in self._all.Tags()["scalars"]:
-            return []
-        return [(event.step, event.value) for event in self._all.Scalars(tag)]
+        found = [(step, float(value)) for step, value in self._tensors(tag)]
+        known = tag in self._older.Tags()["scalars"]
+        assert found == ([(event.step, event.value) for event in self._older.Scalars(tag)] if known else [])
+        return found
 
     def texts(self, tag: str) -> list[tuple[int, str]]:
-        events = self._all.Tensors(f"{tag}/text_summary")
-        return [(event.step, event.tensor_proto.string_val[0].decode()) for event in events]
+        return [(step, value.item().decode()) for step, value in self._tensors(f"{tag}/text_summary")]
 
 
 def problems(layout: Layout, ledger: Ledger) -> list[str]:
