@@ -26,6 +26,7 @@ from nightschool.supervisor.keeper import Keeper
 from nightschool.supervisor.mending import Mending
 from nightschool.supervisor.night import Night
 from nightschool.supervisor.policies import Situation, Work
+from nightschool.supervisor.reporting import Reporting
 from nightschool.supervisor.sd_notify import ServiceManager
 from nightschool.supervisor.signals import StopSignals
 from nightschool.workspace import Layout
@@ -45,6 +46,7 @@ class Commands:
 
     trainer: Sequence[str]
     intake: Sequence[str]
+    tracker: Sequence[str] = ()
 
 
 class Supervisor:
@@ -84,6 +86,7 @@ class Supervisor:
         self.intake = self._keeper(
             "intake worker", commands.intake, layout.intake_output, INTAKE_GRACE, layout.intake_lock, self._handled
         )
+        self.reporting = Reporting(layout, commands.tracker if settings.trackers.report_to else (), log.info, clock)
         self.gate = Gate(ledger, log.info)
         self.night = Night(layout, settings.snapshots, ledger, clock)
         self.mending = Mending(layout, ledger, self.trainer, settings.machine.hang_minutes, clock)
@@ -151,7 +154,7 @@ class Supervisor:
                 time.sleep(tick_seconds)
         finally:
             # Only after an error of our own making are they still there; their lifelines would end them as well.
-            for keeper in (self.trainer, self.intake):
+            for keeper in (self.trainer, self.intake, self.reporting):
                 keeper.child.ask_to_stop()
             self.night.end(at_once=self.signals.at_once)
             self.mending.end()
@@ -159,9 +162,12 @@ class Supervisor:
 
     def _ended(self) -> bool:
         if self.signals.at_once:
-            for keeper in (self.trainer, self.intake):
+            for keeper in (self.trainer, self.intake, self.reporting):
                 keeper.child.kill()
-        return self.stopping and not (self.trainer.child.alive or self.intake.child.alive)
+        return self.stopping and not (self._at_work() or self.reporting.child.alive)
+
+    def _at_work(self) -> bool:
+        return self.trainer.child.alive or self.intake.child.alive
 
     def tick(self) -> None:
         """Look, decide, act; returns at once. Trouble with the disk is remembered and tried again later."""
@@ -237,6 +243,8 @@ class Supervisor:
         prepare.tend(going and (prepare.child.alive or bool(work.to_prepare or work.to_train)))
         wanted = self.gate.rest is None and (policies.needs_trainer(work) or train.child.alive)
         train.tend(going and wanted and not self.mending.busy)
+        # At the end it is the last to go: the others' last rows are told too.
+        self.reporting.tend(not self.stopping or self._at_work())
 
     def _decide(self) -> None:
         """With `until_idle`: is this the end?"""
