@@ -40,6 +40,9 @@ def open_tracker(name: str, layout: Layout, project: str, cursor: Cursor) -> tup
     Raises:
         Exception: whatever the tracker's library raises, where its server cannot be reached for instance.
     """
+    from accelerate import PartialState
+
+    PartialState()  # some of Accelerate's classes do without it until they are opened
     tracker = _OPEN[name](layout, project, cursor)
     tracker.start()
     id = tracker.tracker.info.run_id if name == "mlflow" else cursor.title
@@ -77,8 +80,9 @@ def _wandb(layout: Layout, project: str, cursor: Cursor) -> GeneralTracker:
     layout.runs.mkdir(exist_ok=True)
     # What this process prints is in its own file; W&B need not have it.
     return WandBTracker(
-        project, id=cursor.title, name=cursor.title, resume="allow", dir=str(layout.runs), settings={"console": "off"}
-    )
+        project, id=cursor.title, name=cursor.title, resume="allow", reinit="finish_previous", dir=str(layout.runs),
+        settings={"console": "off"},
+    )  # fmt: skip
 
 
 def _mlflow(layout: Layout, project: str, cursor: Cursor) -> GeneralTracker:
