@@ -13,7 +13,7 @@ from nightschool.supervisor import policies
 from nightschool.supervisor.children import Child
 from nightschool.workspace import Layout
 
-GRACE = 15.0
+GRACE = 30.0
 FIRST_DELAY = 5.0
 LONGEST_DELAY = 600.0
 STEADY_SECONDS = 600.0

@@ -98,7 +98,7 @@ def _mlflow(layout: Layout, project: str, cursor: Cursor) -> GeneralTracker:
 def _trackio(_: Layout, project: str, cursor: Cursor) -> GeneralTracker:
     from accelerate.tracking import TrackioTracker
 
-    return TrackioTracker(project, name=cursor.title, resume="allow")
+    return TrackioTracker(project, name=cursor.title, resume="allow", auto_log_gpu=False, auto_log_cpu=False)
 
 
 _OPEN: dict[str, Callable[[Layout, str, Cursor], GeneralTracker]] = {

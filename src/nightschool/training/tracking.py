@@ -37,8 +37,8 @@ SAVE_SECONDS = 10.0
 """How often the cursor is written, at most, while nothing but steps is told."""
 FIRST_DELAY = 5.0
 LONGEST_DELAY = 600.0
-LAST_SECONDS = 5.0
-"""Time to catch up once the machine has stopped."""
+LAST_SECONDS = 20.0
+"""Time to catch up once the machine has stopped, at most; opening a tracker takes some seconds of it."""
 PAGE = 200
 
 log = logging.getLogger("nightschool.tracker")
