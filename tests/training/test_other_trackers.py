@@ -115,7 +115,11 @@ def test_wandb_offline_has_each_step_once_and_a_new_run_after_a_cut(layout: Layo
     names = tell(layout, "wandb")
     for name, losses in zip(names, LOSSES, strict=True):
         # Offline, each life leaves a file of its own; the run's id in them makes one run of them.
-        told = [values for file in sorted(layout.runs.glob(f"wandb/*/run-{name}.wandb")) for values in history(file)]
+        told = [
+            values
+            for file in sorted(layout.runs.glob(f"wandb/offline-run-*/run-{name}.wandb"))
+            for values in history(file)
+        ]
         assert [(values["_step"], pytest.approx(values["train/loss"])) for values in told] == losses
         assert [values["_step"] for values in told if "holdout/after" in values] == [10]
         assert (11, "2.jsonl") in [(values["_step"], values.get("file/name")) for values in told]
