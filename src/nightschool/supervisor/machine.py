@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nightschool import __version__, durable, logs
+from nightschool import __version__, durable, logs, room
 from nightschool.errors import NightschoolError, StorageError, WorkspaceError
 from nightschool.intake import worker
 from nightschool.ledger import Ledger
@@ -25,15 +25,19 @@ from nightschool.supervisor.inbox import Inbox
 from nightschool.supervisor.keeper import Keeper
 from nightschool.supervisor.mending import Mending
 from nightschool.supervisor.night import Night
+from nightschool.supervisor.others import Yielding
 from nightschool.supervisor.policies import Situation, Work
 from nightschool.supervisor.reporting import Reporting
 from nightschool.supervisor.sd_notify import ServiceManager
+from nightschool.supervisor.serving_metrics import ServingMetrics
 from nightschool.supervisor.signals import StopSignals
+from nightschool.supervisor.unloading import Unloading
 from nightschool.workspace import Layout
 
 LEDGER_SECONDS = 0.5
 MISSING_SECONDS = 3.0
 ROTATE_SECONDS = 5.0
+PRUNE_SECONDS = 60.0
 TRAINER_GRACE = 600.0
 INTAKE_GRACE = 20.0
 
@@ -61,6 +65,7 @@ class Supervisor:
         commands: Commands,
         *,
         until_idle: bool,
+        ignore_hours: bool,
         echo: Callable[[], None],
         signals: StopSignals,
         clock: Callable[[], float],
@@ -87,8 +92,13 @@ class Supervisor:
             "intake worker", commands.intake, layout.intake_output, INTAKE_GRACE, layout.intake_lock, self._handled
         )
         self.reporting = Reporting(layout, commands.tracker if settings.trackers.report_to else (), log.info, clock)
-        self.gate = Gate(ledger, log.info)
+        self.yielding = Yielding(settings.machine.yield_to, clock)
+        self.gate = Gate(
+            settings.machine.hours, log.info, ignore_hours=ignore_hours, others=(self.yielding.rest, self._no_room)
+        )
+        self.unloading = Unloading(clock)
         self.night = Night(layout, settings.snapshots, ledger, clock)
+        self.metrics = ServingMetrics(layout, lambda: self.trainer.restarts, log.info, self._note_metrics)
         self.mending = Mending(layout, ledger, self.trainer, settings.machine.hang_minutes, clock)
         self.service = ServiceManager(os.environ, clock)
         self._state: tuple[str, str] | None = None
@@ -122,7 +132,17 @@ class Supervisor:
                 return told.get("pid") == pid and told.get("phase") == "training"
             return False
 
-        return Keeper(child, log.info, self.clock, progress, blocked, on_file)
+        def note(verdict: policies.Verdict, name: str) -> None:
+            # Where the disk is full the log has it.
+            with suppress(NightschoolError):
+                text = f"The {name}: {verdict.why}."
+                self.ledger.events.add("accident", text, child=name, then=verdict.what, delay=verdict.delay)
+
+        return Keeper(child, log.info, self.clock, progress, blocked, on_file, note)
+
+    def _note_metrics(self, address: str | None) -> None:
+        with suppress(NightschoolError):
+            self.ledger.machine.set("metrics", address)
 
     def _steps(self) -> int:
         last = self.ledger.steps.last()
@@ -144,10 +164,12 @@ class Supervisor:
         )  # fmt: skip
         try:
             self.ledger.machine.set("supervisor", {"pid": os.getpid(), "until_idle": self.until_idle})
+            self.ledger.events.add("started", f"nightschool {__version__} started.", pid=os.getpid())
             # If the whole machine was killed while it read a file, that is hardly the file's fault.
             worker.count_restart(self.ledger)
         except StorageError as error:
             self._out_of_storage(error)
+        self.metrics.apply(self.settings.metrics)
         try:
             while not self._ended():
                 self.tick()
@@ -158,6 +180,7 @@ class Supervisor:
                 keeper.child.ask_to_stop()
             self.night.end(at_once=self.signals.at_once)
             self.mending.end()
+            self.metrics.end()
         return self._farewell()
 
     def _ended(self) -> bool:
@@ -179,6 +202,8 @@ class Supervisor:
                     self._missing_since = None
                     self.mending.tick(self._told)
                     self.night.tick(self._told, self.trainer.child.pid)
+                    if self._due("prune", PRUNE_SECONDS):
+                        self.ledger.events.prune()
             except StorageError as error:
                 self._out_of_storage(error)
             except NightschoolError as error:
@@ -232,6 +257,7 @@ class Supervisor:
             for keeper in (self.trainer, self.intake):
                 keeper.retry()
         if self._storage is not None:
+            self.ledger.events.add("disk", f"The disk takes data again; before: {self._storage}")
             log.info("The disk takes data again.")
         self._storage, self._storage_tries = None, 0
 
@@ -241,10 +267,26 @@ class Supervisor:
         train, prepare = self.trainer, self.intake
         # Also with nothing but training to do: it makes prepared data again that is gone or no longer current.
         prepare.tend(going and (prepare.child.alive or bool(work.to_prepare or work.to_train)))
-        wanted = self.gate.rest is None and (policies.needs_trainer(work) or train.child.alive)
+        wanted = self.gate.rest is None and (policies.needs_trainer(work) or (train.child.alive and not self._unload()))
         train.tend(going and wanted and not self.mending.busy)
         # At the end it is the last to go: the others' last rows are told too.
         self.reporting.tend(not self.stopping or self._at_work())
+
+    def _unload(self) -> bool:
+        """Whether the trainer has had nothing to do for so long that it gives the GPU back."""
+        idle = self._told.get("phase") == "waiting" and (self.work or Work()).idle
+        return self.unloading.due(idle, self.settings.machine.unload_after)
+
+    def _no_room(self) -> tuple[str, str] | None:
+        """Why a trainer is not started for want of room on the disk: it could not save what it learns."""
+        if self.trainer.child.alive or not policies.needs_trainer(self.work or Work()):
+            return None
+        try:
+            size = self.ledger.checkpoints.newest_bytes()
+            why = room.lacking(self.layout.current_model, size, self.settings.machine.min_free_gb)
+        except (OSError, StorageError):
+            return None  # told by whoever looks at the workspace itself
+        return None if why is None else ("waiting for disk", why)
 
     def _decide(self) -> None:
         """With `until_idle`: is this the end?"""
@@ -288,10 +330,14 @@ class Supervisor:
         if (word, reason) == self._state or self.clock() < self._next.get("storage", 0.0):
             return
         since = datetime.now(UTC).isoformat(timespec="seconds")
-        if self._state is not None and self._state[0] == word:
+        same = self._state is not None and self._state[0] == word
+        if same:
             since = self._since
         try:
-            self.ledger.machine.set("state", {"word": word, "reason": reason, "since": since})
+            with self.ledger.transaction():
+                self.ledger.machine.set("state", {"word": word, "reason": reason, "since": since})
+                if not same:
+                    self.ledger.events.add("state", f"{word}: {reason}" if reason else word, word=word, reason=reason)
         except StorageError as error:
             self._out_of_storage(error)
             return
@@ -330,6 +376,7 @@ class Supervisor:
             self._next.pop("storage", None)
             self._state = None
             self._set_state(word, reason)
+            self.ledger.events.add("stopped", f"nightschool has stopped: {reason}", code=code)
         self.echo()
         if self.error is not None:
             raise self.error
