@@ -16,6 +16,7 @@ from nightschool import logs, trackers
 from nightschool.errors import SettingsError
 from nightschool.ledger import HoldoutRow, Ledger, StepRow
 from nightschool.settings import Settings, load_settings
+from nightschool.snapshots import acts
 from nightschool.training import destinations, tracking
 from nightschool.training.stopping import Stop
 from nightschool.training.tracking import Book, Reporter
@@ -265,6 +266,22 @@ def test_after_a_rollback_the_later_steps_are_the_new_ones(
     assert shown.scalars("file/number") == [(1, 1.0), (11, 2.0), (step + 1, 3.0)]
     assert [name for _, name in shown.texts("file/name")] == ["1.jsonl", "2.jsonl", "4.jsonl"]
     assert shown.scalars("holdout/after") == [(10, 1.0), (step, 7.0)]
+
+
+def test_a_rollback_as_people_ask_for_it_and_its_undoing(layout: Layout, tmp_path: Path) -> None:
+    layout = made.workspace(tmp_path / "another")
+    for step in (14, 40):
+        made.checkpoint(layout, step)
+    with Ledger.open(layout.ledger) as ledger:
+        one = Life(layout, ledger)
+        one.tell()
+        for word, step, files in (("14", 14, 2), ("undo", 40, 4)):
+            assert acts.go_back(layout, word, later="shelve", waiting=lambda *_: None).then == step
+            one.tell()
+            assert one.reporter.cursor.step == step
+            assert problems(layout, ledger) == []
+            assert len(Shown(layout).texts("file/name")) == files
+        one.end()
 
 
 def test_control_a_cut_that_nobody_tells_of_is_seen(

@@ -95,7 +95,9 @@ def _mlflow(layout: Layout, project: str, cursor: Cursor) -> GeneralTracker:
     return MLflowTracker(project, run_id=cursor.id, run_name=None if cursor.id else cursor.title)
 
 
-def _trackio(_: Layout, project: str, cursor: Cursor) -> GeneralTracker:
+def _trackio(layout: Layout, project: str, cursor: Cursor) -> GeneralTracker:
+    # It asks for this when it is imported. Its own default is in the user's home, which a service may not write to.
+    os.environ.setdefault("TRACKIO_DIR", str(layout.runs / "trackio"))
     from accelerate.tracking import TrackioTracker
 
     return TrackioTracker(project, name=cursor.title, resume="allow", auto_log_gpu=False, auto_log_cpu=False)
