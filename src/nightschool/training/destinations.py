@@ -7,8 +7,9 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nightschool.training.cursor import Cursor
 from nightschool.workspace import Layout
@@ -43,7 +44,7 @@ def open_tracker(name: str, layout: Layout, project: str, cursor: Cursor) -> tup
     from accelerate import PartialState
 
     PartialState()  # some of Accelerate's classes do without it until they are opened
-    tracker = _OPEN[name](layout, project, cursor)
+    tracker: Any = _OPEN[name](layout, project, cursor)
     tracker.start()
     id = tracker.tracker.info.run_id if name == "mlflow" else cursor.title
     return tracker, replace(cursor, id=str(id))
@@ -86,12 +87,11 @@ def _wandb(layout: Layout, project: str, cursor: Cursor) -> GeneralTracker:
 
 
 def _mlflow(layout: Layout, project: str, cursor: Cursor) -> GeneralTracker:
-    import mlflow
     from accelerate.tracking import MLflowTracker
 
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         layout.runs.mkdir(exist_ok=True)
-        mlflow.set_tracking_uri(f"sqlite:///{layout.runs / 'mlflow.db'}")
+        import_module("mlflow").set_tracking_uri(f"sqlite:///{layout.runs / 'mlflow.db'}")
     return MLflowTracker(project, run_id=cursor.id, run_name=None if cursor.id else cursor.title)
 
 
