@@ -181,6 +181,17 @@ def test_files_are_marked_at_their_first_steps_and_what_they_taught_at_first_and
     assert problems(layout, ledger) == []
 
 
+def test_a_file_whose_first_steps_have_no_rows_is_marked_at_the_first_that_has(layout: Layout, ledger: Ledger) -> None:
+    """So it is with what was taken over from a Trainer, which logs now and then."""
+    ledger.steps.record([StepRow(step, 0, 1.0, 1e-3, float("nan"), 0, 0, float("nan"), "") for step in (5, 10)])
+    train(ledger, 11, 12)
+    life(layout, ledger)
+    shown = Shown(layout)
+    assert shown.scalars("file/number") == [(5, 1.0), (11, 2.0)]
+    assert [step for step, _ in shown.scalars("train/loss")] == [5, 10, 11, 12]
+    assert [step for step, _ in shown.scalars("train/grad_norm")] == [11, 12]
+
+
 @pytest.mark.parametrize("seconds", [0.0, tracking.SAVE_SECONDS])
 def test_a_tracker_that_is_killed_tells_nothing_twice(layout: Layout, ledger: Ledger, seconds: float) -> None:
     """Its cursor is written now and then only: what lies behind it is purged and told again."""

@@ -65,8 +65,12 @@ class Cursor:
 
     def reported(self, step: int, span: Span) -> Cursor:
         """The cursor after `step`, which is of the entry `span`."""
-        mark = (span.first, span.digest)
-        return replace(self, step=step, marks=self.marks if self.marks[-1:] == (mark,) else (*self.marks, mark))
+        marks = self.marks if self.knows(span) else (*self.marks, (span.first, span.digest))
+        return replace(self, step=step, marks=marks)
+
+    def knows(self, span: Span) -> bool:
+        """Whether a step of this entry was reported."""
+        return self.marks[-1:] == ((span.first, span.digest),)
 
     def back_to(self, step: int) -> Cursor:
         """The cursor as it was when `step` was the last that was reported."""
@@ -127,11 +131,11 @@ def span_of(step: int, now: Sequence[Span]) -> Span | None:
 
 
 def curve(row: StepRow) -> dict[str, Any]:
-    """What is told of a step."""
+    """What is told of a step. A step that was not done here (taken over, or told by a checkpoint) may lack some of it."""
     found = {"train/loss": row.loss, "train/learning_rate": row.learning_rate, "train/grad_norm": row.grad_norm}
     if row.seconds > 0:
-        found["train/tokens_per_second"] = row.tokens / row.seconds
-    return found
+        return {**found, "train/tokens_per_second": row.tokens / row.seconds}
+    return {name: value for name, value in found.items() if not math.isnan(value)}
 
 
 def mean(rows: Sequence[HoldoutRow], what: str) -> float | None:

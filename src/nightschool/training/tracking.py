@@ -196,7 +196,7 @@ class Reporter:
             return False
         self._settle(span.first - 1)
         values = curves.curve(row)
-        if row.step == span.first:
+        if not self._cursor.knows(span):  # its first step, or the first that has a row
             values["file/number"] = span.position + 1
             before = curves.mean(self._ledger.holdouts.at(span.position), "loss_before")
             if before is not None:
