@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from nightschool import logs, trackers
-from nightschool.errors import SettingsError
+from nightschool.errors import SettingsError, StorageError
 from nightschool.ledger import HoldoutRow, Ledger, StepRow
 from nightschool.settings import Settings, load_settings
 from nightschool.snapshots import acts
@@ -295,6 +295,33 @@ def test_a_rollback_as_people_ask_for_it_and_its_undoing(layout: Layout, tmp_pat
         one.end()
 
 
+@pytest.mark.parametrize("told", [0, 9])
+def test_a_cut_while_rows_are_told_is_seen(
+    layout: Layout, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, told: int
+) -> None:
+    """Rows that were read before it are not taken for those of the new history, though a file began just then."""
+    train(ledger, 1, 20)
+    one = Life(layout, ledger)
+    one.tell()
+    ledger.entries.append([(3, "d3", 10)], made.RECIPE, 10)
+    train(ledger, 21, 30)
+    real, left = one.reporter._book.span_of, [told]
+
+    def span_of(step: int) -> Any:
+        left[0] -= 1
+        if left[0] == -1:
+            cut(ledger, 2, 14, then=4)
+            ledger.entries.append([(3, "d3", 10)], made.RECIPE, 10)
+            train(ledger, 15, 34, history=100)
+        return real(step)
+
+    monkeypatch.setattr(one.reporter._book, "span_of", span_of)
+    one.tell()
+    one.tell()  # a second later
+    one.end()
+    assert problems(layout, ledger) == []
+
+
 def test_control_a_cut_that_nobody_tells_of_is_seen(
     layout: Layout, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -421,6 +448,29 @@ def test_it_ends_when_told_to_and_catches_up_first(layout: Layout, ledger: Ledge
     train(ledger, 1, 20)
     tracking.follow([Life(layout, ledger).reporter], stop)
     assert problems(layout, ledger) == []
+
+
+def test_a_ledger_that_cannot_be_read_is_waited_for_and_that_is_said_once(
+    layout: Layout, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs.setup(layout, load_settings(layout.settings_file), "tracker")
+    train(ledger, 1, 20)
+    stop, tries, reporter = Stop(), [0], Life(layout, ledger).reporter
+    real = ledger.steps.range
+
+    def refuse(*arguments: int) -> list[StepRow]:
+        tries[0] += 1
+        if tries[0] < 4:
+            raise StorageError("The disk refused.")
+        stop.set("the test")
+        return real(*arguments)
+
+    monkeypatch.setattr(ledger.steps, "range", refuse)
+    monkeypatch.setattr(tracking, "POLL_SECONDS", 0.01)
+    tracking.follow([reporter], stop)
+    monkeypatch.undo()
+    assert problems(layout, ledger) == []
+    assert layout.log_file.read_text().count("The disk refused. The trackers wait.") == 1
 
 
 def test_the_process_of_its_own_ends_with_its_lifeline(

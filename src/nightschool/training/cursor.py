@@ -131,7 +131,7 @@ def span_of(step: int, now: Sequence[Span]) -> Span | None:
 
 
 def curve(row: StepRow) -> dict[str, Any]:
-    """What is told of a step. A step that was not done here (taken over, or told by a checkpoint) may lack some of it."""
+    """What is told of a step. One that was not done here (taken over, or told by a checkpoint) may lack some of it."""
     found = {"train/loss": row.loss, "train/learning_rate": row.learning_rate, "train/grad_norm": row.grad_norm}
     if row.seconds > 0:
         return {**found, "train/tokens_per_second": row.tokens / row.seconds}

@@ -62,16 +62,20 @@ class Book:
         return self.ledger.entries.revision() == self._revision
 
     def span_of(self, step: int) -> Span | None:
-        """What a step is of; None where that is not known yet."""
+        """What a step is of; None where that is not known, or the history was rewritten since it was looked at."""
         found = curves.span_of(step, self.spans)
         if found is None:
+            before = self._revision
             self._read()  # a file began since
-            found = curves.span_of(step, self.spans)
+            found = curves.span_of(step, self.spans) if self._revision == before else None
         return found
 
     def _read(self) -> None:
-        self._revision = self.ledger.entries.revision()
-        self.spans = curves.spans(self.ledger.entries.all())
+        while True:
+            self._revision = self.ledger.entries.revision()
+            self.spans = curves.spans(self.ledger.entries.all())
+            if self.current():
+                return
 
     def called(self, span: Span) -> str:
         """What people call a span's data."""
