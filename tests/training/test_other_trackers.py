@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from nightschool.ledger import HoldoutRow, Ledger
+from nightschool.training import destinations
 from nightschool.workspace import Layout
 from tests.snapshots import made
 from tests.training.test_tracking import Life, cut, loss_of, train
@@ -113,6 +114,7 @@ def test_trackio_has_each_step_once_and_a_new_run_after_a_cut(layout: Layout, tm
 @needs["wandb"]
 def test_wandb_offline_has_each_step_once_and_a_new_run_after_a_cut(layout: Layout) -> None:
     names = tell(layout, "wandb")
+    destinations.leave("wandb")  # as the process does: only then is everything in the files
     for name, losses in zip(names, LOSSES, strict=True):
         # Offline, each life leaves a file of its own; the run's id in them makes one run of them.
         told = [

@@ -50,6 +50,12 @@ def open_tracker(name: str, layout: Layout, project: str, cursor: Cursor) -> tup
     return tracker, replace(cursor, id=str(id))
 
 
+def leave(name: str) -> None:
+    """To be called before the process ends: W&B has one of its own, which may not have written everything yet."""
+    if name == "wandb":
+        import_module("wandb").teardown()
+
+
 def _tensorboard(layout: Layout, project: str, cursor: Cursor) -> GeneralTracker:
     from accelerate.tracking import TensorBoardTracker
 

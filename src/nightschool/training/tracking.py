@@ -136,15 +136,16 @@ class Reporter:
             self._failures = 0
         return more
 
-    def close(self) -> None:
-        """Remember how far it was told, and let the tracker finish."""
+    def close(self) -> bool:
+        """Remember how far it was told, and let the tracker finish; whether it was open."""
         if self._tracker is None:
-            return
+            return False
         try:
             self._save()
         finally:
             tracker, self._tracker = self._tracker, None
             tracker.finish()
+        return True
 
     def _refused(self, error: Exception) -> None:
         if not self._failures:
@@ -301,7 +302,8 @@ def follow(reporters: Sequence[Reporter], stop: Stop, clock: Callable[[], float]
             stop.wait(POLL_SECONDS)
     for reporter in reporters:
         try:
-            reporter.close()
+            if reporter.close():
+                destinations.leave(reporter.name)
         except Exception as error:  # a tracker's library, or a full disk: the rest is told at the next start
             log.warning("%s did not finish: %s (%s).", reporter.title, error, type(error).__name__)
 
