@@ -89,7 +89,7 @@ class Others:
     def _processes(self) -> Iterator[_Process]:
         """All there are; one that ends meanwhile, or whose entry makes no sense, is left out."""
         try:
-            found = sorted(int(name) for name in os.listdir(self._proc) if name.isdecimal())
+            found = sorted(int(name) for name in os.listdir(self._proc) if name.isdecimal())  # noqa: PTH208
         except OSError:
             return
         for pid in found:
