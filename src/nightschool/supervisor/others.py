@@ -1,126 +1,123 @@
-"""Programs to which the GPU is left while they run: `machine.yield_to`."""
+"""Programs that come first (`machine.yield_to`): whether one of them runs, and when it is gone long enough."""
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from nightschool.words import escape
-from nightschool.yielding import matching
 
+COMM = 15
+"""Characters of a program's name that the kernel keeps."""
+HOLD_SECONDS = 10.0
 LOOK_SECONDS = 2.0
-HOLD_OFF_SECONDS = 10.0
-"""A game that starts its launcher, ends it and starts itself must not have the model loaded in between."""
-
-_KERNEL_THREADS = 2
 
 
 @dataclass(frozen=True)
-class _Process:
-    pid: int
-    comm: str
-    state: str
-    parent: int
-    group: int
-    session: int
+class Seen:
+    """A program that runs: its name as it was asked for, and its process."""
 
-
-@dataclass(frozen=True)
-class _Seen:
     name: str
     pid: int
-    at: float
 
 
-class Others:
-    """Looks for such programs, not more often than every 2 s, and lets 10 s pass after the last one has ended.
+def running(names: Sequence[str], proc: Path = Path("/proc"), own: int | None = None) -> Seen | None:
+    """The first process that has one of the names, by what the kernel, its file or its first argument calls it.
+
+    Left out are processes that have ended, this one and those it started. What vanishes or cannot be read meanwhile
+    is nothing that runs.
 
     Args:
-        clock: monotonic seconds.
-        proc: where the system tells of its processes.
+        names: names of programs, without their folders.
+        proc: where the kernel tells of processes.
+        own: the process that asks.
     """
-
-    def __init__(self, clock: Callable[[], float], proc: Path = Path("/proc")) -> None:
-        self._clock = clock
-        self._proc = proc
-        self._names: tuple[str, ...] = ()
-        self._next = 0.0
-        self._seen: _Seen | None = None
-        self._runs = False
-
-    def look(self, names: Sequence[str], own: Collection[int] = ()) -> str | None:
-        """Why training must rest, a clause without a full stop; None if it need not.
-
-        Args:
-            names: machine.yield_to.
-            own: process ids of our own children. They, this process and whatever any of them started do not count.
-        """
-        now = self._clock()
-        if tuple(names) != self._names:  # somebody has changed the settings
-            self._names, self._next, self._seen = tuple(names), now, None
-        if not self._names:
-            return None
-        if now >= self._next:
-            self._next = now + LOOK_SECONDS
-            found = self._find({os.getpid(), *own})
-            self._runs = found is not None
-            if found is not None:
-                self._seen = _Seen(found[0], found[1], now)
-        if self._seen is None or (not self._runs and now >= self._seen.at + HOLD_OFF_SECONDS):
-            self._seen = None
-            return None
-        name = escape(self._seen.name)
-        return f"{name} runs (process {self._seen.pid})" if self._runs else f"{name} ran until a moment ago"
-
-    def _find(self, own: set[int]) -> tuple[str, int] | None:
-        processes = {one.pid: one for one in self._processes()}
-        for one in processes.values():
-            if one.state in "ZX" or _KERNEL_THREADS in (one.pid, one.parent):
-                continue
-            folder = self._proc / str(one.pid)
-            name = matching(self._names, one.comm, _link(folder / "exe"), _first_argument(folder / "cmdline"))
-            if name is not None and not _belongs(one, processes, own):
-                return name, one.pid
+    if not names:
         return None
-
-    def _processes(self) -> Iterator[_Process]:
-        """All there are; one that ends meanwhile, or whose entry makes no sense, is left out."""
-        try:
-            found = sorted(int(name) for name in os.listdir(self._proc) if name.isdecimal())  # noqa: PTH208
-        except OSError:
-            return
-        for pid in found:
+    own = os.getpid() if own is None else own
+    parents: dict[int, int] = {}
+    found: list[Seen] = []
+    with suppress(OSError):
+        for entry in os.scandir(proc):
+            if not entry.name.isdigit():
+                continue
             with suppress(OSError, ValueError, IndexError):
-                # The name may hold spaces and brackets; the last bracket ends it.
-                head, _, tail = os.fsdecode((self._proc / str(pid) / "stat").read_bytes()).rpartition(")")
-                state, parent, group, session = tail.split()[:4]
-                yield _Process(pid, head.split("(", 1)[1], state, int(parent), int(group), int(session))
+                raw = Path(entry.path, "stat").read_bytes().decode(errors="replace")
+                head, _, tail = raw.rpartition(")")
+                state, parent = tail.split()[:2]
+                pid, comm = int(entry.name), head.partition("(")[2]
+                parents[pid] = int(parent)
+                if state in "ZX":
+                    continue
+                name = _named(names, comm, Path(entry.path))
+                if name is not None:
+                    found.append(Seen(name, pid))
+    return next((one for one in sorted(found, key=lambda s: s.pid) if not _ours(one.pid, own, parents)), None)
 
 
-def _belongs(one: _Process, processes: dict[int, _Process], own: set[int]) -> bool:
-    """Whether it is one of ours: by itself, by its group or session, or by any of its ancestors."""
-    passed: set[int] = set()
-    at: _Process | None = one
-    while at is not None and at.pid not in passed:
-        # A child that was left by its parent still has the group that it was started in.
-        if own & {at.pid, at.group, at.session}:
+def _named(names: Sequence[str], comm: str, folder: Path) -> str | None:
+    called = {comm}
+    with suppress(OSError):
+        first = (folder / "cmdline").read_bytes().partition(b"\0")[0]
+        called.add(os.path.basename(os.fsdecode(first)))  # noqa: PTH119 (a path from elsewhere, also with odd bytes)
+    with suppress(OSError):
+        called.add((folder / "exe").readlink().name.removesuffix(" (deleted)"))
+    return next((name for name in names if name in called or (len(name) > COMM and name[:COMM] == comm)), None)
+
+
+def _ours(pid: int, own: int, parents: dict[int, int]) -> bool:
+    for _ in range(len(parents) + 1):
+        if pid == own:
             return True
-        passed.add(at.pid)
-        at = processes.get(at.parent)
+        if pid not in parents:
+            return False
+        pid = parents[pid]
     return False
 
 
-def _link(path: Path) -> str:
-    """Where a link points to; "" for kernel threads, other users' processes and those that have ended."""
-    with suppress(OSError):
-        return os.readlink(path)  # noqa: PTH115 (a string: a Path would lose what the kernel adds)
-    return ""
+class Yielding:
+    """Whether training gives way, from one look to the next; goes on only when all have been gone for a while.
 
+    Args:
+        names: machine.yield_to; may be replaced.
+        clock: monotonic seconds.
+        running: finds the first of such programs.
+    """
 
-def _first_argument(path: Path) -> str:
-    with suppress(OSError):
-        return os.fsdecode(path.read_bytes().split(b"\0", 1)[0])
-    return ""
+    def __init__(
+        self,
+        names: Sequence[str],
+        clock: Callable[[], float],
+        running: Callable[[Sequence[str]], Seen | None] = running,
+    ) -> None:
+        self.names = names
+        self._clock = clock
+        self._running = running
+        self._last: Seen | None = None
+        self._at = 0.0
+        self._look_at = -math.inf
+        self._rest: tuple[str, str] | None = None
+
+    def rest(self) -> tuple[str, str] | None:
+        """The word and the reason while training gives way, or None. Looks at the processes every two seconds."""
+        now = self._clock()
+        if now >= self._look_at:
+            self._look_at = now + LOOK_SECONDS
+            why = self._why(self._running(self.names), now)
+            self._rest = None if why is None else ("paused", escape(why))
+        return self._rest
+
+    def _why(self, seen: Seen | None, now: float) -> str | None:
+        if seen is not None:
+            self._last, self._at = seen, now
+            return f"{seen.name} runs (process {seen.pid}; machine.yield_to)"
+        if self._last is None:
+            return None
+        if now - self._at >= HOLD_SECONDS:
+            self._last = None
+            return None
+        return f"{self._last.name} has just ended; training goes on in a moment"

@@ -13,7 +13,7 @@ from collections import deque
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from nightschool import basemodel, curriculum, durable, logs, room, schedule
+from nightschool import basemodel, curriculum, durable, leases, logs, room, schedule
 from nightschool.errors import (
     CheckpointError,
     FileError,
@@ -61,6 +61,10 @@ def train(layout: Layout, lifeline: int | None) -> None:
     layout.require()
     lock = durable.Lock(layout.trainer_lock, "the trainer")
     lock.acquire()
+    lease = leases.name_of(settings)
+    if lease is not None:
+        # Never given back by hand: the GPU's memory is free when this process has ended, and not before.
+        leases.Lease(lease, layout.root).acquire()
     with Ledger.open(layout.ledger) as ledger:
         try:
             trainer = Trainer(layout, settings, ledger, lock, stop)
@@ -345,9 +349,12 @@ class Trainer:
         if due:
             self._save(due, last)
 
+    def _lacks_room(self, min_free_gb: float) -> str | None:
+        return room.lacking(self.layout.current_model, self.ledger.checkpoints.newest_bytes(), min_free_gb)
+
     def _require_room(self, min_free_gb: float) -> None:
         """Raise StorageError where the next checkpoint, and what is to be left free beside it, have no room."""
-        why = room.lacking(self.layout, self.ledger, min_free_gb)
+        why = self._lacks_room(min_free_gb)
         if why is not None:
             raise StorageError(
                 f"Training waits for room on the disk of {self.layout.current_model}: {why}. It goes on by itself."
@@ -384,7 +391,7 @@ class Trainer:
         )  # fmt: skip
         self.saved = loop.done
         self.saved_at = time.monotonic()
-        if not last and room.lacking(self.layout, self.ledger, self.settings.machine.min_free_gb):
+        if not last and self._lacks_room(self.settings.machine.min_free_gb):
             self.saver.wait()
             self._require_room(self.settings.machine.min_free_gb)
 
