@@ -270,8 +270,6 @@ def _make(path: Path) -> None:
             os.fchmod(fd, 0o666)
         finally:
             os.close(fd)
-    except FileNotFoundError:
-        raise StorageError(f"{path} was removed while it was being made. This is tried again by itself.") from None
     except OSError as error:
         raise StorageError(
             f"The lease for the GPU cannot be made in {path.parent}: {error.strerror}. Give all who train a folder "

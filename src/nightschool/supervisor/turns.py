@@ -43,9 +43,7 @@ class Turns:
         self._lost_since: float | None = None
         self._letting_go: str | None = None
 
-    def look(
-        self, trainer_alive: bool, phase: str | None, entry: int | None, wants: bool
-    ) -> tuple[str, str] | None:  # fmt: skip
+    def look(self, trainer_alive: bool, phase: str | None, entry: int | None, wants: bool) -> tuple[str, str] | None:
         """The word and the reason while the trainer must not be started, or must be asked to stop; None else.
 
         Looks at most twice a second, and when the trainer has begun or ended or is wanted anew.
