@@ -233,6 +233,13 @@ def test_two_users_take_turns(shared: Path, start: Start, first: int | str, seco
     assert ask(three) == f"the workspace /b (process {three.pid}); None"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become other users")
+def test_control_a_file_that_the_umask_has_closed_cannot_be_used_by_another(shared: Path, start: Start) -> None:
+    (shared / "leases").mkdir()
+    (shared / f"leases/{NAME}.lock").touch(0o600)
+    assert said(start("lease", "/b", NOBODY)).startswith("StorageError")
+
+
 def test_an_existing_file_is_opened_without_creating(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With fs.protected_regular Linux refuses O_CREAT on another user's file in a folder for everybody."""
     lease = Lease(NAME, Path("/a"))
