@@ -45,6 +45,37 @@ for line in sys.stdin:
 held.release()
 """
 
+RACER = """
+import fcntl, os, sys, time
+from pathlib import Path
+name, workspace, witness, leased = sys.argv[1:]
+from nightschool import leases
+from nightschool.errors import BusyError
+lease, sign = leases.Lease(name, Path(workspace)), leases.Waiting(name, Path(workspace))
+# Opened before the lease, for at the end of a process the kernel closes files in their order.
+fd = os.open(witness, os.O_RDWR | os.O_CREAT)
+print("ready", flush=True)
+sys.stdin.readline()
+while True:
+    sign.acquire()
+    try:
+        if leased == "True":
+            lease.acquire()
+    except BusyError:
+        continue
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print("two at once", flush=True)
+        os._exit(1)
+    leases.queue(name)
+    time.sleep(0.002)
+    print("turn", flush=True)
+    fcntl.lockf(fd, fcntl.LOCK_UN)
+    lease.release()
+    sign.release()
+"""
+
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
@@ -116,6 +147,46 @@ def test_control_another_lease_is_free(shared: Path, start: Start) -> None:
     assert other.still_held()
     other.release()
     assert holder("GPU-2") is None
+
+
+def race(shared: Path, leased: bool, turns: int) -> list[str]:
+    """What four processes say that want one lease without a pause, and of which one is killed at every tenth turn."""
+    heard: list[str] = []
+    racers: list[subprocess.Popen[str]] = []
+    read, write = os.pipe()
+
+    def start(number: int) -> None:
+        command = [sys.executable, "-c", RACER, NAME, f"/{number}", str(shared / "witness"), str(leased)]
+        racers.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=write, text=True))
+
+    try:
+        for number in range(4):
+            start(number)
+        with os.fdopen(read) as told:
+            assert [next(told) for _ in racers] == ["ready\n"] * 4
+            for racer in racers:
+                assert racer.stdin is not None
+                racer.stdin.write("\n")
+                racer.stdin.flush()
+            while len(heard) < turns and "two at once" not in heard:
+                heard.append(next(told).strip())
+                if len(heard) % 10 == 0 and len(heard) <= 30:
+                    racers[len(heard) // 10].kill()
+    finally:
+        os.close(write)
+        for racer in racers:
+            racer.kill()
+            racer.communicate()
+    return heard
+
+
+def test_law_never_two_holders_whoever_is_killed(shared: Path) -> None:
+    """The witness is a lock on another file, which none may find taken."""
+    assert race(shared, True, 200) == ["turn"] * 200
+
+
+def test_control_without_the_lease_the_witness_sees_two(shared: Path) -> None:
+    assert "two at once" in race(shared, False, 10_000)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
