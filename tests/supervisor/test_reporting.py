@@ -10,7 +10,7 @@ import pytest
 
 from nightschool import durable, trackers
 from nightschool.errors import SettingsError
-from nightschool.settings import Settings, load_settings
+from nightschool.settings import Settings, TrackerSettings, load_settings
 from nightschool.supervisor import reporting
 from nightschool.supervisor import run as supervisor
 from nightschool.supervisor.reporting import Reporting
@@ -23,7 +23,7 @@ TOLD = "The process that tells the trackers"
 
 @pytest.fixture
 def told(layout: Layout) -> Settings:
-    layout.settings_file.write_text(TOML + '[trackers]\nreport_to = ["tensorboard"]\n')
+    layout.settings_file.write_text(TOML + '[trackers]\nreport_to = TrackerSettings(report_to=["tensorboard"])\n')
     return load_settings(layout.settings_file)
 
 
@@ -82,7 +82,11 @@ class Kept:
         self.starts = layout.root / "starts"
         text = f"open({str(self.starts)!r}, 'a').write('x'); {program}"
         self.reporting = Reporting(
-            layout, [sys.executable, "-S", "-c", text], ["tensorboard"], self.said.append, lambda: self.now
+            layout,
+            [sys.executable, "-S", "-c", text],
+            TrackerSettings(report_to=["tensorboard"]),
+            self.said.append,
+            lambda: self.now,
         )
 
     def count(self) -> int:

@@ -31,7 +31,7 @@ from nightschool.durable.folders import (
     staging,
     sweep,
 )
-from nightschool.durable.lock import ELSEWHERE, Lock, holder
+from nightschool.durable.lock import ELSEWHERE, Held, Lock, held, holder
 
 __all__ = [
     "ELSEWHERE",
@@ -39,6 +39,7 @@ __all__ = [
     "TRASH",
     "Copied",
     "Effects",
+    "Held",
     "Lock",
     "Manifest",
     "NotRegular",
@@ -46,6 +47,7 @@ __all__ = [
     "check",
     "copy_file",
     "hash_file",
+    "held",
     "holder",
     "link_or_copy",
     "make_dirs",

@@ -15,6 +15,7 @@ import os
 import struct
 import threading
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +26,7 @@ from nightschool.durable.files import nonce
 from nightschool.errors import BusyError, StorageError
 
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock on 64-bit Linux: type, whence, start, length, pid
-_LONGEST_NOTE = 4096
+_LONGEST_NOTE = 65_536
 
 ELSEWHERE = 2**31 - 1
 """Stands for a holder that has no pid here, as in another container: no process has this number (Linux stops at 2^22).
@@ -33,20 +34,30 @@ ELSEWHERE = 2**31 - 1
 The pid that such a holder wrote down is never handed out, for here it may be anyone's, and get the signal meant for it.
 """
 
-# Locks held by this process, by (device, inode). A forked child inherits the table but not the locks: hence the pid.
-_held: dict[tuple[int, int], int] = {}
+# Locks held by this process, by (device, inode). A forked child inherits the table but not the locks: hence `_owner`.
+_held: dict[tuple[int, int], Lock] = {}
 _table = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Held:
+    """Who holds a lock: its process, or ELSEWHERE, and what it wrote into the file, as far as that is known."""
+
+    pid: int
+    note: dict[str, Any]
 
 
 class Lock:
     """An exclusive lock on `path`; `what` names the holder in messages, as in "a nightschool run".
 
-    `acquire` never waits. The file stays when the lock is released: removing it would let two processes in.
+    `about` is written into the file beside pid and time, for people and for `held`. `acquire` never waits. The file
+    stays when the lock is released: removing it would let two processes in.
     """
 
-    def __init__(self, path: Path, what: str) -> None:
+    def __init__(self, path: Path, what: str, about: dict[str, Any] | None = None) -> None:
         self.path = path
         self.what = what
+        self.about = about or {}
         self._fd: int | None = None
         self._key = (0, 0)
         self._owner = 0
@@ -59,7 +70,8 @@ class Lock:
                 raise self._busy(os.getpid(), {})
             while self._fd is None:
                 self._fd = self._try()
-            _held[self._key] = self._owner = os.getpid()
+            _held[self._key] = self
+            self._owner = os.getpid()
         self._write_note()
 
     def still_held(self) -> bool:
@@ -111,8 +123,13 @@ class Lock:
 
     def _try(self) -> int | None:
         """A locked descriptor, or None if the file was replaced between opening and locking it: try again then."""
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
         with in_words("open the lock", self.path):
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+            try:
+                # Without O_CREAT: in a folder for everybody, Linux refuses it for another user's file.
+                fd = os.open(self.path, flags)
+            except FileNotFoundError:
+                fd = os.open(self.path, flags | os.O_CREAT, 0o666)
         try:
             fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             opened = os.fstat(fd)
@@ -137,7 +154,12 @@ class Lock:
 
     def _write_note(self) -> None:
         """Say in the file who holds it, for people and for messages. The lock holds without it, so a full disk may."""
-        note = {"pid": os.getpid(), "since": datetime.now(UTC).isoformat(timespec="seconds"), "id": nonce()}
+        note = {
+            "pid": os.getpid(),
+            "since": datetime.now(UTC).isoformat(timespec="seconds"),
+            "id": nonce(),
+            **self.about,
+        }
         raw = json.dumps(note).encode()
         assert self._fd is not None
         try:
@@ -164,27 +186,39 @@ def holder(path: Path) -> int | None:
 
     ELSEWHERE if it is a process that cannot be named from here; to signal that gives ProcessLookupError.
     """
+    found = held(path)
+    return None if found is None else found.pid
+
+
+def held(path: Path) -> Held | None:
+    """Who holds the lock `path`, or None if nobody does. Never disturbs the lock."""
     with _table:
-        if _held_here(path):
-            return os.getpid()
+        ours = _held_here(path)
+        if ours is not None:
+            return Held(os.getpid(), _read(ours._note))
         with in_words("look at the lock", path):
             try:
                 fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             except FileNotFoundError:
                 return None
             try:
-                return _asked(fd)
+                pid, note = _asked(fd), _read_note(fd)
             finally:
                 os.close(fd)
+    if pid is None:
+        return None
+    # Between taking the lock and writing, the note is an earlier holder's. Pids of other containers do not compare.
+    return Held(pid, note if pid in (note.get("pid"), ELSEWHERE) else {})
 
 
-def _held_here(path: Path) -> bool:
-    """Whether this very process holds the lock `path`; looks at the name only, opens nothing."""
+def _held_here(path: Path) -> Lock | None:
+    """The lock by which this very process holds `path`; looks at the name only, opens nothing."""
     try:
         found = path.stat(follow_symlinks=False)
     except OSError:
-        return False
-    return _held.get((found.st_dev, found.st_ino)) == os.getpid()
+        return None
+    ours = _held.get((found.st_dev, found.st_ino))
+    return ours if ours is not None and ours._owner == os.getpid() else None
 
 
 def _asked(fd: int) -> int | None:
@@ -198,7 +232,14 @@ def _asked(fd: int) -> int | None:
 
 def _read_note(fd: int) -> dict[str, Any]:
     try:
-        note = json.loads(os.pread(fd, _LONGEST_NOTE, 0))
-    except (OSError, ValueError):
+        return _read(os.pread(fd, _LONGEST_NOTE, 0))
+    except OSError:
+        return {}
+
+
+def _read(raw: bytes) -> dict[str, Any]:
+    try:
+        note = json.loads(raw)
+    except (ValueError, RecursionError):
         return {}
     return note if isinstance(note, dict) else {}

@@ -8,7 +8,7 @@ says what has to happen for it).
 
 from nightschool.settings.reading import load_settings, parse_settings
 from nightschool.settings.schema import LORA_DEFAULTS, RECIPE_VERSION, WHEN, Settings, canonical, sections
-from nightschool.settings.sections import NumericsSettings, SnapshotSettings, TrainingSettings
+from nightschool.settings.sections import NumericsSettings, SnapshotSettings, TrackerSettings, TrainingSettings
 from nightschool.settings.toml import render_default_toml
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "NumericsSettings",
     "Settings",
     "SnapshotSettings",
+    "TrackerSettings",
     "TrainingSettings",
     "canonical",
     "load_settings",

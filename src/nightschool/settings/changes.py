@@ -15,7 +15,7 @@ LIVE = (
 
 AT_START = frozenset({
     "model.attn_implementation", "model.device", "training.micro_batch_size", "training.gradient_checkpointing",
-    "numerics.deterministic", "numerics.threads", "trackers.report_to", "trackers.project",
+    "numerics.deterministic", "numerics.threads", "machine.gpu_lease",
 })  # fmt: skip
 """Operational settings that the trainer reads when it starts: for a change it saves, ends and is started again."""
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from nightschool import hours, optimizers, schedule
+from nightschool import hours, optimizers, schedule, yielding
 from nightschool.errors import SettingsError
 from nightschool.foreign import FOREIGN_NAMES, lora_keys
 from nightschool.lora_options import check_lora
@@ -55,6 +55,7 @@ def _not_offered(settings: Settings) -> list[str]:
         (schedule.check_name, settings.training.lr_scheduler_type),
         (optimizers.check_name, settings.training.optimizer),
         (hours.parse, settings.machine.hours),
+        (yielding.check_names, settings.machine.yield_to),
     ]
     if settings.training.method == "lora":
         checks.append((check_lora, settings.lora_config()))

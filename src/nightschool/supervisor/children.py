@@ -7,11 +7,21 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from nightschool.logs import last_lines
 
 OUTPUT_BYTES = 16_000_000
+
+
+@dataclass(frozen=True)
+class Commands:
+    """What the children are; tests put small programs here. `--lifeline FD` is added to each."""
+
+    trainer: Sequence[str]
+    intake: Sequence[str]
+    tracker: Sequence[str] = ()
 
 
 class Child:

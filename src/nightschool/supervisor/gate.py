@@ -26,6 +26,8 @@ class Gate:
         now: the aware local time.
         ignore_hours: whether the user cannot wait.
         others: further reasons, in their order, each asked only if none before it holds.
+        turn: the last reason, asked in each round, with whether none before it holds: who waits for a GPU must know
+            when it no longer does.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class Gate:
         now: Callable[[], datetime] = hours.local_now,
         ignore_hours: bool = False,
         others: Sequence[Reason] = (),
+        turn: Callable[[bool], Rest | None] = lambda _: None,
     ) -> None:
         self.rest: Rest | None = None
         self._hours = hours.parse(hours_text)
@@ -43,6 +46,7 @@ class Gate:
         self._now = now
         self._ignore_hours = ignore_hours
         self._others = others
+        self._turn = turn
 
     def apply(self, hours_text: str) -> None:
         """Go by other hours from now on."""
@@ -50,7 +54,9 @@ class Gate:
 
     def look(self, told: dict[str, Any]) -> None:
         """Make up `rest` anew. `told`: all machine rows."""
-        before, self.rest = self.rest, self._found(told)
+        before, found = self.rest, self._found(told)
+        turn = self._turn(found is None)
+        self.rest = found or turn
         if self.rest == before:
             return
         if self.rest is None:

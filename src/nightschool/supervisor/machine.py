@@ -5,24 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from nightschool import __version__, durable, logs, room
+from nightschool import __version__, durable, leases, logs, room
 from nightschool.errors import NightschoolError, StorageError, WorkspaceError
 from nightschool.intake import worker
 from nightschool.ledger import Ledger
 from nightschool.settings import Settings
 from nightschool.snapshots import cut
-from nightschool.supervisor import policies
-from nightschool.supervisor.children import Child
+from nightschool.supervisor import keepers, policies
+from nightschool.supervisor.children import Commands
 from nightschool.supervisor.gate import Gate
 from nightschool.supervisor.inbox import Inbox
-from nightschool.supervisor.keeper import Keeper
 from nightschool.supervisor.mending import Mending
 from nightschool.supervisor.night import Night
 from nightschool.supervisor.others import Yielding
@@ -32,6 +29,7 @@ from nightschool.supervisor.sd_notify import ServiceManager
 from nightschool.supervisor.serving_metrics import ServingMetrics
 from nightschool.supervisor.settings_file import SettingsFile
 from nightschool.supervisor.signals import StopSignals
+from nightschool.supervisor.turns import Turns
 from nightschool.supervisor.unloading import Unloading
 from nightschool.workspace import Layout
 
@@ -43,15 +41,6 @@ TRAINER_GRACE = 600.0
 INTAKE_GRACE = 20.0
 
 log = logging.getLogger("nightschool.supervisor")
-
-
-@dataclass(frozen=True)
-class Commands:
-    """What the children are; tests put small programs here. `--lifeline FD` is added to each."""
-
-    trainer: Sequence[str]
-    intake: Sequence[str]
-    tracker: Sequence[str] = ()
 
 
 class Supervisor:
@@ -86,17 +75,16 @@ class Supervisor:
         self.inbox = Inbox(
             layout.inbox, ledger, settings.inbox.settle_seconds, settings.inbox.rescan_seconds, log.info, clock
         )
-        self.trainer = self._keeper(
-            "trainer", commands.trainer, layout.trainer_output, TRAINER_GRACE, layout.trainer_lock, self._steps
-        )
-        self.intake = self._keeper(
-            "intake worker", commands.intake, layout.intake_output, INTAKE_GRACE, layout.intake_lock, self._handled
-        )
-        self.reporting = Reporting(layout, commands.tracker, settings.trackers.report_to, log.info, clock)
+        self.trainer = keepers.trainer(layout, ledger, commands.trainer, TRAINER_GRACE, clock)
+        self.intake = keepers.intake(layout, ledger, commands.intake, INTAKE_GRACE, clock)
+        self.reporting = Reporting(layout, commands.tracker, settings.trackers, log.info, clock)
+        self.lease = leases.name_of(settings)
+        self.turns = Turns(self.lease, layout.root, clock)
         self.yielding = Yielding(settings.machine.yield_to, clock)
         self.gate = Gate(
-            settings.machine.hours, log.info, ignore_hours=ignore_hours, others=(self.yielding.rest, self._no_room)
-        )
+            settings.machine.hours, log.info, ignore_hours=ignore_hours, others=(self.yielding.rest, self._no_room),
+            turn=self._turn,
+        )  # fmt: skip
         self.unloading = Unloading(clock)
         self.night = Night(layout, settings.snapshots, ledger, clock)
         self.metrics = ServingMetrics(layout, lambda: self.trainer.restarts, log.info, self._note_metrics)
@@ -114,45 +102,9 @@ class Supervisor:
         self._next: dict[str, float] = {}
         self._stamp = 0
 
-    def _keeper(
-        self, name: str, command: Sequence[str], output: Path, grace: float, lock: Path, measure: Callable[[], int]
-    ) -> Keeper:
-        def blocked() -> str | None:
-            pid = durable.holder(lock)
-            return None if pid is None else f"an earlier {name} (process {pid}) is still ending; if it hangs, kill it"
-
-        def progress() -> int:
-            # A ledger that cannot be read just now says nothing about the child.
-            with suppress(NightschoolError):
-                return measure()
-            return 0
-
-        child = Child(name, command, output, grace, self.clock, cwd=self.layout.root)
-
-        def on_file(pid: int) -> bool:
-            with suppress(NightschoolError):
-                told = self.ledger.machine.get("trainer") or {}
-                return told.get("pid") == pid and told.get("phase") == "training"
-            return False
-
-        def note(verdict: policies.Verdict, name: str) -> None:
-            # Where the disk is full the log has it.
-            with suppress(NightschoolError):
-                text = f"The {name}: {verdict.why}."
-                self.ledger.events.add("accident", text, child=name, then=verdict.what, delay=verdict.delay)
-
-        return Keeper(child, log.info, self.clock, progress, blocked, on_file, note)
-
     def _note_metrics(self, address: str | None) -> None:
         with suppress(NightschoolError):
             self.ledger.machine.set("metrics", address)
-
-    def _steps(self) -> int:
-        last = self.ledger.steps.last()
-        return last.step if last else 0
-
-    def _handled(self) -> int:
-        return policies.work_of(self.ledger.files.counts(), 0).handled
 
     @property
     def stopping(self) -> bool:
@@ -184,6 +136,7 @@ class Supervisor:
             self.night.end(at_once=self.signals.at_once)
             self.mending.end()
             self.metrics.end()
+            self.turns.end()
         return self._farewell()
 
     def _ended(self) -> bool:
@@ -265,7 +218,11 @@ class Supervisor:
         self.gate.apply(settings.machine.hours)
         self.yielding.names = settings.machine.yield_to
         self.metrics.apply(settings.metrics)
-        self.reporting.apply(settings.trackers.report_to)
+        self.reporting.apply(settings.trackers)
+        lease = leases.name_of(settings)
+        if lease != self.lease:
+            self.turns.end()
+            self.lease, self.turns = lease, Turns(lease, self.layout.root, self.clock)
         self.night.settings = settings.snapshots
         self.mending.limit = settings.machine.hang_minutes * 60
 
@@ -307,6 +264,13 @@ class Supervisor:
         """Whether the trainer has had nothing to do for so long that it gives the GPU back."""
         idle = self._told.get("phase") == "waiting" and (self.work or Work()).idle
         return self.unloading.due(idle, self.settings.machine.unload_after)
+
+    def _turn(self, free: bool) -> tuple[str, str] | None:
+        """Whether another workspace has the GPU, or is to have it now. `free`: nothing else keeps the trainer."""
+        child = self.trainer.child
+        ours = self._told if child.alive and self._told.get("pid") == child.pid else {}
+        wants = free and self.held is None and not self.trainer.failed and policies.needs_trainer(self.work or Work())
+        return self.turns.look(child.alive, ours.get("phase"), ours.get("entry"), wants)
 
     def _no_room(self) -> tuple[str, str] | None:
         """Why a trainer is not started for want of room on the disk: it could not save what it learns."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from nightschool import durable
+from nightschool.settings import TrackerSettings
 from nightschool.supervisor import policies
 from nightschool.supervisor.children import Child
 from nightschool.workspace import Layout
@@ -27,28 +28,28 @@ class Reporting:
     Args:
         layout: the workspace.
         command: program and arguments; empty where there is nothing to start.
-        trackers: their names; with none, nothing is started.
+        settings: [trackers]; where it names none, nothing is started.
         say: takes one line for the log.
         clock: monotonic seconds.
     """
 
     def __init__(
-        self, layout: Layout, command: Sequence[str], trackers: Sequence[str], say: Callable[[str], None],
+        self, layout: Layout, command: Sequence[str], settings: TrackerSettings, say: Callable[[str], None],
         clock: Callable[[], float],
     ) -> None:  # fmt: skip
         self.child = Child("tracker", command, layout.tracker_output, GRACE, clock, cwd=layout.root)
         self._lock = layout.tracker_lock
-        self._trackers = list(trackers)
+        self._settings = settings
         self._say = say
         self._clock = clock
         self._failures = 0
         self._started = 0.0
         self._not_before = 0.0
 
-    def apply(self, trackers: Sequence[str]) -> None:
-        """Tell others from now on: the child reads its settings when it starts."""
-        if list(trackers) != self._trackers:
-            self._trackers, self._not_before = list(trackers), 0.0
+    def apply(self, settings: TrackerSettings) -> None:
+        """Go by other settings from now on: the child reads them when it starts."""
+        if settings != self._settings:
+            self._settings, self._not_before = settings, 0.0
             self.child.ask_to_stop()
 
     def tend(self, wanted: bool) -> None:
@@ -59,7 +60,7 @@ class Reporting:
         if self.child.alive:
             if not wanted:
                 self.child.ask_to_stop()
-        elif wanted and self._trackers and self.child.command and self._clock() >= self._not_before:
+        elif wanted and self._settings.report_to and self.child.command and self._clock() >= self._not_before:
             self._start()
 
     def _start(self) -> None:

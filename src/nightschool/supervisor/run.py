@@ -19,7 +19,8 @@ from nightschool.errors import BusyError, StorageError
 from nightschool.intake import accept
 from nightschool.ledger import Ledger
 from nightschool.settings import Settings
-from nightschool.supervisor.machine import Commands, Supervisor
+from nightschool.supervisor.children import Commands
+from nightschool.supervisor.machine import Supervisor
 from nightschool.supervisor.signals import StopSignals
 from nightschool.workspace import Layout
 

@@ -13,7 +13,7 @@ from collections import deque
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from nightschool import basemodel, curriculum, durable, inforce, logs, room, schedule
+from nightschool import basemodel, curriculum, durable, inforce, leases, logs, room, schedule
 from nightschool.errors import (
     CheckpointError,
     FileError,
@@ -63,6 +63,10 @@ def train(layout: Layout, lifeline: int | None) -> None:
     layout.require()
     lock = durable.Lock(layout.trainer_lock, "the trainer")
     lock.acquire()
+    lease = leases.name_of(settings)
+    if lease is not None:
+        # Never given back by hand: the GPU's memory is free when this process has ended, and not before.
+        leases.Lease(lease, layout.root).acquire()
     with Ledger.open(layout.ledger) as ledger:
         try:
             trainer = Trainer(layout, settings, ledger, lock, stop)
