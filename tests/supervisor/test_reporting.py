@@ -23,7 +23,7 @@ TOLD = "The process that tells the trackers"
 
 @pytest.fixture
 def told(layout: Layout) -> Settings:
-    layout.settings_file.write_text(TOML + '[trackers]\nreport_to = TrackerSettings(report_to=["tensorboard"])\n')
+    layout.settings_file.write_text(TOML + '[trackers]\nreport_to = ["tensorboard"]\n')
     return load_settings(layout.settings_file)
 
 
