@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nightschool import basemodel
+from nightschool import basemodel, words
 from nightschool.creation import check_model
 from nightschool.errors import ModelError, WorkspaceError
 from nightschool.workspace import Layout, checkpoints_in, find_workspace
@@ -105,3 +105,8 @@ def test_a7_whatever_counts_as_a_tokenizer_is_in_its_digest(tmp_path: Path, name
     before = basemodel.tokenizer_digest(tmp_path)
     (tmp_path / name).write_text("b")
     assert basemodel.tokenizer_digest(tmp_path) != before
+
+
+def test_passwords_in_addresses_are_not_quoted() -> None:
+    said = "no answer from https://me:s3cret@host:5000/api?x=a@b and http://plain/ok"
+    assert words.without_passwords(said) == "no answer from https://***@host:5000/api?x=a@b and http://plain/ok"

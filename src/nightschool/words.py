@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
+_USER_IN_ADDRESS = re.compile(r"://[^/@\s]+@")
 _LINE_BREAKING = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
@@ -24,6 +26,11 @@ def _escaped(character: str) -> str:
     if 0xDC80 <= ord(character) <= 0xDCFF:
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode("ascii")
+
+
+def without_passwords(text: str) -> str:
+    """`text` with user and password taken out of the addresses in it: libraries quote them in their errors."""
+    return _USER_IN_ADDRESS.sub("://***@", text)
 
 
 def in_bytes(number: float) -> str:

@@ -54,6 +54,11 @@ class Layout:
         return self.root / "undone"
 
     @property
+    def runs(self) -> Path:
+        """What experiment trackers keep on this disk: TensorBoard's event files above all."""
+        return self.root / "runs"
+
+    @property
     def log_file(self) -> Path:
         """What a person reads."""
         return self.root / "training_output.log"
@@ -127,6 +132,21 @@ class Layout:
     def intake_output(self) -> Path:
         """Raw output of the intake process since it started."""
         return self.state / "intake.out"
+
+    @property
+    def tracker_lock(self) -> Path:
+        """Held by the one process that tells the experiment trackers."""
+        return self.state / "tracker.lock"
+
+    @property
+    def tracker_output(self) -> Path:
+        """Raw output of the process that tells the experiment trackers."""
+        return self.state / "tracker.out"
+
+    @property
+    def cursors(self) -> Path:
+        """How far each experiment tracker has been told, a file each."""
+        return self.state / "trackers"
 
     @property
     def fingerprint_cache(self) -> Path:

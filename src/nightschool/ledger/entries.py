@@ -84,9 +84,9 @@ class Entries:
     def all(self) -> list[EntryRow]:
         """Every entry in order. Read in pages; if the list is rewritten meanwhile, it is read again from the start."""
         while True:
-            revision = self._revision()
+            revision = self.revision()
             rows = [row for page in self._pages() for row in page]
-            if self._revision() == revision:
+            if self.revision() == revision:
                 return rows
 
     def get(self, position: int) -> EntryRow:
@@ -139,6 +139,10 @@ class Entries:
             self._insert([replace(r, position=position + at, began_at=r.began_at or now) for at, r in enumerate(rows)])
             self._database.write("UPDATE entries_revision SET revision = revision + 1")
 
+    def revision(self) -> int:
+        """A number that goes up whenever the list is rewritten; an entry that is added at its end leaves it."""
+        return int(self._database.value("SELECT revision FROM entries_revision"))
+
     def _insert(self, rows: Sequence[EntryRow]) -> None:
         for row in rows:
             if not 0 <= row.start <= row.stop <= row.steps_total:
@@ -174,6 +178,3 @@ class Entries:
             if len(rows) < ENTRIES:
                 return
             after = rows[-1].position
-
-    def _revision(self) -> int:
-        return int(self._database.value("SELECT revision FROM entries_revision"))

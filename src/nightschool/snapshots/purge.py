@@ -26,6 +26,7 @@ log = logging.getLogger("nightschool.cut")
 UNREACHED = (
     "backups made with other programs, and copies of the workspace",
     "models that were exported, published or merged from states that had seen it",
+    "what experiment trackers were told: its name, and the losses of its steps",
     "free blocks of the disk, from which deleted bytes can sometimes be recovered",
 )
 """What no purge can reach."""

@@ -27,6 +27,7 @@ from nightschool.supervisor.mending import Mending
 from nightschool.supervisor.night import Night
 from nightschool.supervisor.others import Yielding
 from nightschool.supervisor.policies import Situation, Work
+from nightschool.supervisor.reporting import Reporting
 from nightschool.supervisor.sd_notify import ServiceManager
 from nightschool.supervisor.serving_metrics import ServingMetrics
 from nightschool.supervisor.settings_file import SettingsFile
@@ -50,6 +51,7 @@ class Commands:
 
     trainer: Sequence[str]
     intake: Sequence[str]
+    tracker: Sequence[str] = ()
 
 
 class Supervisor:
@@ -90,6 +92,7 @@ class Supervisor:
         self.intake = self._keeper(
             "intake worker", commands.intake, layout.intake_output, INTAKE_GRACE, layout.intake_lock, self._handled
         )
+        self.reporting = Reporting(layout, commands.tracker, settings.trackers.report_to, log.info, clock)
         self.yielding = Yielding(settings.machine.yield_to, clock)
         self.gate = Gate(
             settings.machine.hours, log.info, ignore_hours=ignore_hours, others=(self.yielding.rest, self._no_room)
@@ -176,7 +179,7 @@ class Supervisor:
                 time.sleep(tick_seconds)
         finally:
             # Only after an error of our own making are they still there; their lifelines would end them as well.
-            for keeper in (self.trainer, self.intake):
+            for keeper in (self.trainer, self.intake, self.reporting):
                 keeper.child.ask_to_stop()
             self.night.end(at_once=self.signals.at_once)
             self.mending.end()
@@ -185,9 +188,12 @@ class Supervisor:
 
     def _ended(self) -> bool:
         if self.signals.at_once:
-            for keeper in (self.trainer, self.intake):
+            for keeper in (self.trainer, self.intake, self.reporting):
                 keeper.child.kill()
-        return self.stopping and not (self.trainer.child.alive or self.intake.child.alive)
+        return self.stopping and not (self._at_work() or self.reporting.child.alive)
+
+    def _at_work(self) -> bool:
+        return self.trainer.child.alive or self.intake.child.alive
 
     def tick(self) -> None:
         """Look, decide, act; returns at once. Trouble with the disk is remembered and tried again later."""
@@ -259,6 +265,7 @@ class Supervisor:
         self.gate.apply(settings.machine.hours)
         self.yielding.names = settings.machine.yield_to
         self.metrics.apply(settings.metrics)
+        self.reporting.apply(settings.trackers.report_to)
         self.night.settings = settings.snapshots
         self.mending.limit = settings.machine.hang_minutes * 60
 
@@ -293,6 +300,8 @@ class Supervisor:
         train.tend(going and wanted and not self.mending.busy and not self._renewing)
         # Asked to stop, it saves and ends; with the next round it is started as any other.
         self._renewing = self._renewing and train.child.alive
+        # At the end it is the last to go: the others' last rows are told too.
+        self.reporting.tend(not self.stopping or self._at_work())
 
     def _unload(self) -> bool:
         """Whether the trainer has had nothing to do for so long that it gives the GPU back."""

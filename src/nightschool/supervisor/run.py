@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from nightschool import adding, durable, logs
+from nightschool import adding, durable, logs, trackers
 from nightschool.errors import BusyError, StorageError
 from nightschool.intake import accept
 from nightschool.ledger import Ledger
@@ -30,11 +30,15 @@ Echo = Callable[[str], Any]
 
 
 def default_commands(layout: Layout) -> Commands:
-    """The real trainer and intake worker."""
+    """The real children."""
     # -P: a `datasets.py` in the folder where somebody typed `nightschool run` must not be what the children import.
     python = (sys.executable, "-P", "-m")
     where = ("--workspace", str(layout.root))
-    return Commands((*python, "nightschool.training", "train", *where), (*python, "nightschool.intake", *where))
+    return Commands(
+        (*python, "nightschool.training", "train", *where),
+        (*python, "nightschool.intake", *where),
+        (*python, "nightschool.training", "track", *where),
+    )
 
 
 def run(
@@ -68,8 +72,10 @@ def run(
     Raises:
         BusyError: another supervisor holds the workspace; nothing was touched.
         WorkspaceError: a part of the workspace is not there, also when it vanishes during the run.
+        SettingsError: an experiment tracker that the settings name is not installed.
         StorageError: the ledger is damaged, or the disk refuses from the start.
     """
+    trackers.check(settings.trackers.report_to)
     layout.require()
     lock = durable.Lock(layout.supervisor_lock, "another nightschool run")
     with lock, Ledger.open(layout.ledger) as ledger:

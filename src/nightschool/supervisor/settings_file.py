@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from nightschool import inforce
+from nightschool import inforce, trackers
 from nightschool.errors import SettingsError
 from nightschool.ledger import Ledger
 from nightschool.ledger.machine import SETTINGS_PROBLEM
@@ -83,6 +83,7 @@ class SettingsFile:
             return None
         try:
             new = inforce.parse(self._layout, data)
+            trackers.check(new.trackers.report_to)
         except SettingsError as error:
             self._refuse(str(error))
             return None

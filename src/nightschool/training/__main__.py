@@ -19,7 +19,7 @@ from nightschool.workspace import Layout
 def main() -> int:
     """Run one job; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m nightschool.training")
-    parser.add_argument("job", choices=("train", "replay", "export", "adopt", "rehearse"))
+    parser.add_argument("job", choices=("train", "replay", "export", "adopt", "rehearse", "track"))
     parser.add_argument("--workspace", required=True, type=Path)
     parser.add_argument("--lifeline", type=int)
     parser.add_argument("--at")
@@ -27,6 +27,11 @@ def main() -> int:
     parser.add_argument("--shard-size", default="5GB")
     options = parser.parse_args()
     layout = Layout(options.workspace.resolve())
+    if options.job == "track":
+        # It fetches what its trackers need, and needs neither a model nor a GPU.
+        from nightschool.training import tracking
+
+        return tracking.work(layout, options.lifeline)
     # Before any Hugging Face library is imported: nothing is fetched while training.
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["TRANSFORMERS_OFFLINE"] = "1"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from nightschool.errors import NightschoolError
 from nightschool.intake.prepared import PreparedReader
 from nightschool.ledger import HoldoutRow, Ledger
+from nightschool.training import memory
 from nightschool.words import escape
 
 if TYPE_CHECKING:
@@ -101,7 +102,13 @@ class Holdout:
                 if self._stopping():
                     return None
                 cell = [reader.sequence(at)[:3] for at in range(done, min(done + self._loop.cell, wanted))]
-                total += self._loop.evaluate(cell)
+                try:
+                    total += self._loop.evaluate(cell)
+                except (RuntimeError, MemoryError) as error:
+                    if not memory.is_out(error):
+                        raise
+                    log.warning("What a file teaches is not measured: out of memory. Training goes on.")
+                    return 0, 0, None
                 tokens += sum(int(train.sum()) for _, train, _ in cell)
                 done += len(cell)
         return done, tokens, total / tokens if tokens and math.isfinite(total) else None
