@@ -69,6 +69,14 @@ def test_what_the_machine_was_started_with_is_in_force(place: Place) -> None:
     assert place.look() is None
 
 
+def test_a12_with_a_broken_file_nothing_is_started_and_nothing_is_in_force(place: Place) -> None:
+    settings = place.force
+    place.write("[model\n")
+    with pytest.raises(SettingsError):
+        SettingsFile(place.layout, place.ledger, settings, lambda: 0.0)
+    assert place.layout.accepted_settings.read_text() == BASE
+
+
 def test_a_change_is_taken_once_it_has_settled(place: Place) -> None:
     place.write(BASE + "[checkpoints]\nsave_steps = 7\n[training]\nlearning_rate = 0.5\n")
     assert place.look(0.5) is None

@@ -38,6 +38,7 @@ class SettingsFile:
         clock: monotonic seconds.
 
     Raises:
+        SettingsError: the file is not as it should be: then nothing is started.
         StorageError: the disk refuses the copy.
     """
 
@@ -49,6 +50,7 @@ class SettingsFile:
         self._seen = inforce.stamp(layout.settings_file)
         self._since: float | None = None
         self._data = layout.settings_file.read_bytes()
+        inforce.parse(layout, self._data)  # it may have been written to since it was read
         inforce.accept(layout, self._data)
         if ledger.machine.get(SETTINGS_PROBLEM) is not None:
             ledger.machine.delete(SETTINGS_PROBLEM)

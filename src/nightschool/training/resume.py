@@ -209,7 +209,7 @@ def describe(start: Start, ledger: Ledger) -> str:
         return "all files so far are learned"
     entry = start.entries[place.index]
     name = ledger.called(entry.file_ids)
-    return f"file {name}, after {place.local - entry.start} of its {entry.steps} steps"
+    return f"file {name}, after {place.local} of its {entry.length} steps"
 
 
 def folder_bytes(folder: Path) -> str:
