@@ -54,7 +54,7 @@ from nightschool.errors import BusyError
 lease, sign = leases.Lease(name, Path(workspace)), leases.Waiting(name, Path(workspace))
 # Opened before the lease, for at the end of a process the kernel closes files in their order.
 fd = os.open(witness, os.O_RDWR | os.O_CREAT)
-print("ready", flush=True)
+os.write(1, b"ready\\n")
 sys.stdin.readline()
 while True:
     sign.acquire()
@@ -66,11 +66,11 @@ while True:
     try:
         fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        print("two at once", flush=True)
+        os.write(1, b"two at once\\n")
         os._exit(1)
     leases.queue(name)
     time.sleep(0.002)
-    print("turn", flush=True)
+    os.write(1, b"turn\\n")
     fcntl.lockf(fd, fcntl.LOCK_UN)
     lease.release()
     sign.release()
@@ -248,6 +248,16 @@ def test_a_sign_that_somebody_removed_is_put_up_again(shared: Path) -> None:
     next((shared / "leases").iterdir()).unlink()
     assert queue(NAME) == []
     sign.acquire()
+    assert [who.workspace for who in queue(NAME)] == ["/a"]
+    sign.release()
+
+
+def test_a_sign_that_is_put_up_while_somebody_removes_it_stays(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sign = Waiting(NAME, Path("/a"))
+    sign.acquire()
+    with monkeypatch.context() as late:
+        late.setattr(durable, "held", lambda path: None)  # what was so a moment ago
+        assert queue(NAME) == []
     assert [who.workspace for who in queue(NAME)] == ["/a"]
     sign.release()
 

@@ -294,6 +294,26 @@ def test_a_trainer_that_comes_too_late_is_ended_and_waits(world: World) -> None:
     assert leases.queue(NAME) == []
 
 
+def test_who_must_let_it_go_must_until_the_trainer_has_ended(world: World) -> None:
+    mine, other = Turns(NAME, world.folder / "mine", world.clock), leases.Waiting(NAME, world.folder / "other")
+    lease = Lease(NAME, world.folder / "mine")
+    lease.acquire()
+    other.acquire()
+    rests = []
+    for entry in (3, 3, 4, 4, 5):
+        world.now += leases.LEAST_SECONDS
+        rests.append(mine.look(True, "training", entry, True))
+    assert [rest is None for rest in rests] == [True, True, False, False, False]
+    assert len(set(rests[2:])) == 1
+    other.release()
+    world.now += 1
+    assert mine.look(True, "training", 5, True) == rests[2], "it has been asked to stop, and cannot be asked back"
+    lease.release()
+    world.now += 1
+    assert mine.look(False, None, None, True) is None
+    mine.end()
+
+
 def test_a_lease_that_somebody_removed_is_taken_anew(world: World, folder: Path) -> None:
     a = Place(world, "a", [1000.0])
     world.until("a")
