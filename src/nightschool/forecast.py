@@ -223,8 +223,7 @@ def read_queue(layout: Layout, limit: int) -> Queue:
         counts = ledger.files.counts()
         begun = work_begun(ledger, rates, told)
         files = _begun(ledger, rates, begun)
-        waiting = _first(ledger, limit)
-        files += [_queued(row, work_of(row, rates)) for row in waiting]
+        files += first_waiting(ledger, rates, limit)
         total = together(begun, work_waiting(ledger, rates))
     count = sum(counts[state] for state in ("arrived", "archived", "ready"))
     return Queue(files, count, total.steps, total.seconds, total.estimated)
@@ -243,6 +242,11 @@ def _begun(ledger: Ledger, rates: Rates, begun: Work) -> list[Queued]:
             # Small files that are trained as one have their steps together: they are told with the first.
             work = Work(None, None, False)
     return found
+
+
+def first_waiting(ledger: Ledger, rates: Rates, limit: int) -> list[Queued]:
+    """The first `limit` files that wait, in their order."""
+    return [_queued(row, work_of(row, rates)) for row in _first(ledger, limit)]
 
 
 def _first(ledger: Ledger, limit: int) -> list[FileRow]:

@@ -38,6 +38,7 @@ class Status:
         prepared_bytes: size of the prepared data.
         catching_up: the step from which on `current_model/` holds the newest weights again, after a file was forgotten;
             None where it does.
+        metrics: the address that serves figures for Prometheus; None where none does.
     """
 
     state: str
@@ -63,6 +64,7 @@ class Status:
     seconds_left: float | None
     prepared_bytes: int
     catching_up: int | None
+    metrics: str | None
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON can hold them."""
@@ -75,17 +77,22 @@ def read_status(layout: Layout) -> Status:
     Raises:
         WorkspaceError, StorageError: the ledger is not there or cannot be read.
     """
-    pid = durable.holder(layout.supervisor_lock)
     with Ledger.open(layout.ledger) as ledger:
-        told = ledger.machine.all()
-        counts = ledger.files.counts()
-        last = ledger.steps.last()
-        done = forecast.steps_done(ledger)
-        newest = ledger.checkpoints.newest()
-        rates = forecast.read_rates(ledger, told)
-        waiting = forecast.work_waiting(ledger, rates)
-        everything = forecast.together(forecast.work_begun(ledger, rates, told), waiting)
-        current = _current_file(ledger, done)
+        return status_of(layout, ledger)
+
+
+def status_of(layout: Layout, ledger: Ledger) -> Status:
+    """The same from a ledger that is open. Raises StorageError where it cannot be read."""
+    pid = durable.holder(layout.supervisor_lock)
+    told = ledger.machine.all()
+    counts = ledger.files.counts()
+    last = ledger.steps.last()
+    done = forecast.steps_done(ledger)
+    newest = ledger.checkpoints.newest()
+    rates = forecast.read_rates(ledger, told)
+    waiting = forecast.work_waiting(ledger, rates)
+    everything = forecast.together(forecast.work_begun(ledger, rates, told), waiting)
+    current = _current_file(ledger, done)
     word, reason, since = _state(told.get("state") or {}, running=pid is not None)
     speed = (told.get("trainer") or {}).get("tokens_per_second") if word == "training" else None
     return Status(
@@ -112,6 +119,7 @@ def read_status(layout: Layout) -> Status:
         seconds_left=_finite(everything.seconds),
         prepared_bytes=int((told.get("intake") or {}).get("prepared_bytes", 0)),
         catching_up=told.get("serving"),
+        metrics=told.get("metrics") if pid is not None else None,
     )
 
 

@@ -32,7 +32,7 @@ def test_a_file_is_archived_byte_for_byte_and_leaves_the_inbox(place):
     assert (row.state, row.bytes, row.sha256) == ("archived", len(data), hashlib.sha256(data).hexdigest())
     assert row.archive == f"archive/{TODAY}/a.jsonl"
     assert place.tree() == {f"archive/{TODAY}/a.jsonl": data}
-    assert [event.kind for event in place.ledger.events.latest()] == ["file_archived"]
+    assert [event.kind for event in place.ledger.events.latest()] == ["file-archived"]
 
 
 def test_e5_the_same_bytes_under_another_name_are_a_duplicate_that_is_named(place):

@@ -171,7 +171,7 @@ def test_e8_bad_rows_below_the_threshold_are_kept_with_their_lines_and_the_file_
     assert "not valid JSON" in bad[0]["reason"]
     assert bad[1]["reason"] == '"text" must be a string: it is a number'
     assert list(place.tree("rejected")) == ["rejected/a.jsonl.bad-rows.jsonl"], "the file itself stays archived"
-    (event,) = place.ledger.events.of_kind("file_ready")
+    (event,) = place.ledger.events.of_kind("file-ready")
     assert "2 bad rows left out" in event.text
     assert "line 5" in event.text
 
@@ -251,7 +251,7 @@ def test_e22_rows_over_max_length_follow_the_overflow_rule_and_are_counted(place
     place.work()
     counts = read_meta(place.layout.prepared / (place.get(number).prepared or ""))["counts"]
     assert {key: counts[key] for key in expected} == expected
-    text = place.ledger.events.of_kind("file_ready")[0].text
+    text = place.ledger.events.of_kind("file-ready")[0].text
     if expected["rows_truncated"]:
         assert f"rows cut to 10 tokens ({expected['tokens_cut']} tokens lost)" in text
     if expected["rows_split"]:
@@ -365,7 +365,7 @@ def test_e20_data_that_comes_out_differently_is_said_and_not_taken(place, monkey
     monkeypatch.setattr(reading, "sequences", other)
     place.work()
     assert place.get(number).data_digest == before.data_digest
-    (event,) = place.ledger.events.of_kind("data_changed")
+    (event,) = place.ledger.events.of_kind("data-changed")
     assert "other tokens" in event.text
 
 

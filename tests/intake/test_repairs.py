@@ -122,7 +122,7 @@ def test_repairs_are_counted_in_rows_by_name_and_said(place: Workspace):
     assert meta["counts"]["repairs"] == {LEADING_DROPPED: 2, MERGED: 1, ROLES_TRANSLATED: 1}
     assert meta["shape"] == "mixed"
     assert meta["shapes"] == {"messages": 4, "text": 1}
-    (event,) = place.ledger.events.of_kind("file_ready")
+    (event,) = place.ledger.events.of_kind("file-ready")
     assert f"{LEADING_DROPPED} in 2 rows" in event.text
     assert f"{MERGED} in 1 rows" in event.text
     assert json.loads(json.dumps(meta)) == meta

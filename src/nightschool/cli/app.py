@@ -19,6 +19,7 @@ COMMANDS = (
     "preview",
     "files",
     "log",
+    "events",
     "checkpoints",
     "snapshot",
     "snapshots",

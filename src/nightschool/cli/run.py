@@ -14,18 +14,25 @@ def run(
     until_idle: Annotated[
         bool, typer.Option("--until-idle", help="Stop, with a checkpoint, when nothing is left to learn.")
     ] = False,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Show the lines of the log, also in a terminal, and no view.")
+    ] = False,
 ) -> None:
     """Watch the inbox and train until told to stop.
 
     Ctrl-C, SIGTERM or `nightschool stop` save a checkpoint first; the next run goes on from there. A second Ctrl-C
-    ends at once, and the next run goes on from the last checkpoint. The log is shown as it grows.
+    ends at once, and the next run goes on from the last checkpoint.
+
+    A terminal shows what it does; where there is none, or with --plain, the log as it grows.
     """
     from nightschool.settings import load_settings
     from nightschool.supervisor.run import run as supervise
     from nightschool.supervisor.signals import StopSignals
+    from nightschool.view.live import shown
 
     with StopSignals() as signals:
         layout = layout_of(ctx)
         settings = load_settings(layout.settings_file)
-        code = supervise(layout, settings, until_idle, lambda line: print(line, flush=True), signals=signals)
+        with shown(layout, plain) as view:
+            code = supervise(layout, settings, until_idle, view.line, signals=signals)
     raise typer.Exit(code)

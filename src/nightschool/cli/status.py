@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from nightschool.cli.common import Json, count, layout_of, local_time, print_json, print_row
@@ -9,14 +11,26 @@ from nightschool.status import Status, read_status
 from nightschool.words import duration, in_bytes
 
 
-def status(ctx: typer.Context, json: Json = False) -> None:
+def status(
+    ctx: typer.Context,
+    watch: Annotated[
+        bool, typer.Option("-w", "--watch", help="Go on showing it until Ctrl-C, also while no machine runs.")
+    ] = False,
+    json: Json = False,
+) -> None:
     """Show what the machine is doing.
 
     With --json: state, step, lineage, current_file, queued, learned, rejected, loss, learning_rate,
-    tokens_per_second, last_checkpoint, last_snapshot, and more. These names are stable.
+    tokens_per_second, last_checkpoint, last_snapshot, and more. These names are stable. With --watch it is one object
+    per line, a new one as something changes.
     """
     layout = layout_of(ctx)
     layout.require()
+    if watch:
+        from nightschool.view.watching import watch as go_on
+
+        go_on(layout, json)
+        return
     found = read_status(layout)
     if json:
         print_json(found.to_dict())
@@ -54,6 +68,8 @@ def _lines(found: Status) -> list[tuple[str, str]]:
     kept = found.last_snapshot
     if kept:
         lines.append(("snapshot", f"{kept['path']} (step {kept['step']:,}), {local_time(kept['taken_at'])}"))
+    if found.metrics:
+        lines.append(("metrics", found.metrics))
     if found.prepared_bytes:
         lines.append(("prepared", f"{in_bytes(found.prepared_bytes)} of tokenised data"))
     if found.lineage:

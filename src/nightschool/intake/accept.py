@@ -92,21 +92,21 @@ def take(layout: Layout, ledger: Ledger, row: FileRow, today: str) -> Outcome:
             # In one change: with its bytes but without its settings it must not be found ready to be prepared.
             place = _free_place(layout, row, today)
             ledger.files.reject(row.id, problem, sha256=digest, bytes=size, archive=place)
-            ledger.events.add("file_rejected", f"{row.name}: {problem}", file=row.id)
+            ledger.events.add("file-rejected", f"{row.name}: {problem}", file=row.id)
         outcome = "rejected"
     elif twin is not None:
         other = ledger.files.get(twin)
         text = f"it has the same bytes as {other.name} (file {other.id})"
         with ledger.transaction():
             ledger.files.duplicate(row.id, twin, text, options)
-            ledger.events.add("file_duplicate", f"{row.name}: {text}", file=row.id, of=twin)
+            ledger.events.add("file-duplicate", f"{row.name}: {text}", file=row.id, of=twin)
         log.info("%s is skipped: %s; `nightschool add --again` trains it", escape(row.name), escape(text))
         outcome = "duplicate"
     else:
         place = _free_place(layout, row, today)
         with ledger.transaction():
             ledger.files.archived(row.id, digest, size, place, options)
-            ledger.events.add("file_archived", f"{row.name} is in {place}", file=row.id, bytes=size)
+            ledger.events.add("file-archived", f"{row.name} is in {place}", file=row.id, bytes=size)
         log.info("%s is in %s (%s)", escape(row.name), escape(place), in_bytes(size))
     _finish(layout, ledger, ledger.files.get(row.id), digest, before)
     rejected.finish(layout, ledger, ledger.files.get(row.id))

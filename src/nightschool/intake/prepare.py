@@ -108,7 +108,7 @@ def prepare(
         ledger.files.prepared_as(
             row.id, name, shape=meta["shape"], data_digest=meta["data_digest"], **{key: counts[key] for key in keys}
         )
-        ledger.events.add("file_ready", text, file=row.id, container=meta.get("container"), **counts)
+        ledger.events.add("file-ready", text, file=row.id, container=meta.get("container"), **counts)
     log.info("%s", escape(text))
     return "ready"
 

@@ -160,11 +160,11 @@ def reject(layout: Layout, ledger: Ledger, row: FileRow, reason: str, bad: BadRo
     sources = _hand_over(layout, row, twins)
     with ledger.transaction():
         ledger.files.reject(row.id, reason, **({} if rows_bad is None else {"rows_bad": rows_bad}))
-        ledger.events.add("file_rejected", f"{row.name}: {reason}", file=row.id)
+        ledger.events.add("file-rejected", f"{row.name}: {reason}", file=row.id)
         for twin, source in zip(twins, sources, strict=False):
             ledger.files.arrived_again(twin.id, source)
             text = f"{twin.name} is taken after all: {row.name}, which has the same bytes, was rejected"
-            ledger.events.add("file_arrived_again", text, file=twin.id, of=row.id)
+            ledger.events.add("file-arrived-again", text, file=twin.id, of=row.id)
     finish(layout, ledger, ledger.files.get(row.id))
 
 

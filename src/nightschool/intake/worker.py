@@ -296,7 +296,7 @@ class Worker:
                     return self._prepare(row, self._frozen_recipe(row))
                 except DataError as error:
                     self._refused_again.add(row.id)
-                    self._ledger.events.add("data_changed", str(error), file=row.id)
+                    self._ledger.events.add("data-changed", str(error), file=row.id)
                     log.error("%s", escape(error))
         return None
 

@@ -1,4 +1,7 @@
-"""What happened, one line for people and fields for programs. Rows are only ever added."""
+"""What happened, one line for people and fields for programs. Rows are never changed; very old ones go.
+
+docs/watching.md lists every kind that is written anywhere; a test compares.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,12 @@ SCHEMA = (
         fields TEXT NOT NULL)""",
     "CREATE INDEX events_kind ON events (kind, id)",
 )
+
+KEEP = 100_000
+"""Events that stay; at a few hundred a night, a year of them."""
+NEVER_PRUNED = ("cut", "ledger-rebuilt", "adopted", "restored", "purged", "numerics")
+"""What a rebuilt ledger and `verify` go by, however long ago it was."""
+PRUNE_PORTION = 500
 
 _COLUMNS = "id, at, kind, text, fields"
 
@@ -43,12 +52,27 @@ class Events:
             ).lastrowid
         )
 
-    def since(self, id: int = 0, limit: int = PAGE) -> list[EventRow]:
-        """The events after the one with this id, in order; at most `limit` of them."""
+    def since(self, id: int = 0, limit: int = PAGE, kind: str | None = None) -> list[EventRow]:
+        """The events (of one kind) after the one with this id, in order; at most `limit` of them."""
+        where, values = ("", ()) if kind is None else (" AND kind = ?", (kind,))
         rows = self._database.rows(
-            f"SELECT {_COLUMNS} FROM events WHERE id > ? ORDER BY id LIMIT ?", (id, page_size(limit))
+            f"SELECT {_COLUMNS} FROM events WHERE id > ?{where} ORDER BY id LIMIT ?", (id, *values, page_size(limit))
         )
         return self._from_sql(rows)
+
+    def prune(self, keep: int = KEEP) -> int:
+        """Remove a bounded portion of what is older than the newest `keep`; returns how many rows went.
+
+        The kinds in NEVER_PRUNED stay.
+        """
+        kept = ", ".join("?" * len(NEVER_PRUNED))
+        old = f"SELECT id FROM events WHERE id <= ? AND kind NOT IN ({kept}) ORDER BY id LIMIT {PRUNE_PORTION}"
+        newest = int(self._database.value("SELECT coalesce(max(id), 0) FROM events"))
+        bound = (newest - keep, *NEVER_PRUNED)
+        # Looked at first: nearly always there is nothing, and that needs no transaction.
+        if bound[0] <= 0 or not self._database.rows(old, bound):
+            return 0
+        return self._database.write(f"DELETE FROM events WHERE id IN ({old})", bound).rowcount
 
     def latest(self, limit: int = PAGE) -> list[EventRow]:
         """The newest `limit` events, oldest of them first."""

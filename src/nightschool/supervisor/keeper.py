@@ -31,6 +31,7 @@ class Keeper:
             was read a moment earlier lacks its last steps.
         blocked: why it cannot be started right now (a predecessor is still alive), or None.
         on_file: whether the child, by its process id, was training on a data file when it ended.
+        note: takes what is done about an end that nobody asked for: the verdict and the name of the child.
     """
 
     def __init__(
@@ -41,11 +42,14 @@ class Keeper:
         progress: Callable[[], int],
         blocked: Callable[[], str | None] = lambda: None,
         on_file: Callable[[int], bool] = lambda _: False,
+        note: Callable[[Verdict, str], None] = lambda *_: None,
     ) -> None:
         self.child = child
         self.record = Record()
         self.problem: tuple[str, str] | None = None
         self.code = 0
+        self.restarts = 0
+        """How often it ended by accident and was to be started again."""
         self.blame: str | None = None
         """Why the file that it was at is to be set aside; whoever does that takes it away."""
         self._hung: str | None = None
@@ -55,6 +59,7 @@ class Keeper:
         self._clock = clock
         self._progress = progress
         self._blocked = blocked
+        self._note = note
         self._not_before = 0.0
 
     @property
@@ -146,6 +151,10 @@ class Keeper:
         if verdict.what == "blame":
             self.blame = verdict.why
         name, why = self.child.name, verdict.why.rstrip(".")
+        self.restarts += verdict.what in ("restart", "blame")
+        # Of a row of waits only the first.
+        if verdict.what not in ("disk", "busy") or verdict.record.waits == 1:
+            self._note(verdict, name)
         self.code = verdict.code
         self.problem = (WORDS[verdict.what], f"the {name} {why}" if why.startswith(("ended ", "was ended")) else why)
         if verdict.what == "fail":

@@ -27,12 +27,14 @@ from nightschool.supervisor.mending import Mending
 from nightschool.supervisor.night import Night
 from nightschool.supervisor.policies import Situation, Work
 from nightschool.supervisor.sd_notify import ServiceManager
+from nightschool.supervisor.serving_metrics import ServingMetrics
 from nightschool.supervisor.signals import StopSignals
 from nightschool.workspace import Layout
 
 LEDGER_SECONDS = 0.5
 MISSING_SECONDS = 3.0
 ROTATE_SECONDS = 5.0
+PRUNE_SECONDS = 60.0
 TRAINER_GRACE = 600.0
 INTAKE_GRACE = 20.0
 
@@ -86,6 +88,7 @@ class Supervisor:
         )
         self.gate = Gate(ledger, log.info)
         self.night = Night(layout, settings.snapshots, ledger, clock)
+        self.metrics = ServingMetrics(layout, lambda: self.trainer.restarts, log.info, self._note_metrics)
         self.mending = Mending(layout, ledger, self.trainer, settings.machine.hang_minutes, clock)
         self.service = ServiceManager(os.environ, clock)
         self._state: tuple[str, str] | None = None
@@ -119,7 +122,17 @@ class Supervisor:
                 return told.get("pid") == pid and told.get("phase") == "training"
             return False
 
-        return Keeper(child, log.info, self.clock, progress, blocked, on_file)
+        def note(verdict: policies.Verdict, name: str) -> None:
+            # Where the disk is full the log has it.
+            with suppress(NightschoolError):
+                text = f"The {name}: {verdict.why}."
+                self.ledger.events.add("accident", text, child=name, then=verdict.what, delay=verdict.delay)
+
+        return Keeper(child, log.info, self.clock, progress, blocked, on_file, note)
+
+    def _note_metrics(self, address: str | None) -> None:
+        with suppress(NightschoolError):
+            self.ledger.machine.set("metrics", address)
 
     def _steps(self) -> int:
         last = self.ledger.steps.last()
@@ -141,10 +154,12 @@ class Supervisor:
         )  # fmt: skip
         try:
             self.ledger.machine.set("supervisor", {"pid": os.getpid(), "until_idle": self.until_idle})
+            self.ledger.events.add("started", f"nightschool {__version__} started.", pid=os.getpid())
             # If the whole machine was killed while it read a file, that is hardly the file's fault.
             worker.count_restart(self.ledger)
         except StorageError as error:
             self._out_of_storage(error)
+        self.metrics.apply(self.settings.metrics)
         try:
             while not self._ended():
                 self.tick()
@@ -155,6 +170,7 @@ class Supervisor:
                 keeper.child.ask_to_stop()
             self.night.end(at_once=self.signals.at_once)
             self.mending.end()
+            self.metrics.end()
         return self._farewell()
 
     def _ended(self) -> bool:
@@ -173,6 +189,8 @@ class Supervisor:
                     self._missing_since = None
                     self.mending.tick(self._told)
                     self.night.tick(self._told, self.trainer.child.pid)
+                    if self._due("prune", PRUNE_SECONDS):
+                        self.ledger.events.prune()
             except StorageError as error:
                 self._out_of_storage(error)
             except NightschoolError as error:
@@ -226,6 +244,7 @@ class Supervisor:
             for keeper in (self.trainer, self.intake):
                 keeper.retry()
         if self._storage is not None:
+            self.ledger.events.add("disk", f"The disk takes data again; before: {self._storage}")
             log.info("The disk takes data again.")
         self._storage, self._storage_tries = None, 0
 
@@ -280,10 +299,14 @@ class Supervisor:
         if (word, reason) == self._state or self.clock() < self._next.get("storage", 0.0):
             return
         since = datetime.now(UTC).isoformat(timespec="seconds")
-        if self._state is not None and self._state[0] == word:
+        same = self._state is not None and self._state[0] == word
+        if same:
             since = self._since
         try:
-            self.ledger.machine.set("state", {"word": word, "reason": reason, "since": since})
+            with self.ledger.transaction():
+                self.ledger.machine.set("state", {"word": word, "reason": reason, "since": since})
+                if not same:
+                    self.ledger.events.add("state", f"{word}: {reason}" if reason else word, word=word, reason=reason)
         except StorageError as error:
             self._out_of_storage(error)
             return
@@ -322,6 +345,7 @@ class Supervisor:
             self._next.pop("storage", None)
             self._state = None
             self._set_state(word, reason)
+            self.ledger.events.add("stopped", f"nightschool has stopped: {reason}", code=code)
         self.echo()
         if self.error is not None:
             raise self.error

@@ -157,8 +157,12 @@ class Saver:
                 step=step, generation=record.generation, lineage=record.lineage, path=final.name,
                 bytes_adapter=weights_bytes, bytes_optimizer=optimizer_bytes, seconds=seconds, stalled_seconds=stalled,
             )  # fmt: skip
-            if job.learned:
-                self._ledger.files.learned(list(job.learned))
+            self._ledger.events.add("saved", f"Saved {final.name} ({job.reason}).", step=step, seconds=seconds)
+            # Without those that a save just before this one had too.
+            learned = [row for row in map(self._ledger.files.get, job.learned) if row.state != "learned"]
+            self._ledger.files.learned([row.id for row in learned])
+            for row in learned:
+                self._ledger.events.add("file-learned", f"Learned {row.name}.", file=row.id, name=row.name, step=step)
         serving.update(self._layout, self._ledger, step, final)
         self._retire(job)
         log.info(

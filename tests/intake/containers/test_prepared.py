@@ -37,7 +37,7 @@ def test_a_document_becomes_prepared_data(place):
     same = place.drop("same.jsonl", jsonl([{"text": "# A title\n\nAnd a text.\n"}]))
     place.work()
     assert row.data_digest == place.get(same).data_digest
-    event = place.ledger.events.of_kind("file_ready")[-1]
+    event = place.ledger.events.of_kind("file-ready")[-1]
     assert "rows of " in event.text
 
 

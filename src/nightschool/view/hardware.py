@@ -1,0 +1,98 @@
+"""What the machine underneath has to give: the trainer's memory, the GPU's, room on the disk. Never raises."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from nightschool import durable
+from nightschool.errors import NightschoolError
+from nightschool.workspace import Layout
+
+GPU_SECONDS = 15.0
+"""Between two questions to nvidia-smi: it takes up to a second of a processor."""
+GPU_PATIENCE = 5.0
+GPU_QUERY = ("--query-gpu=memory.used,memory.total", "--format=csv,noheader,nounits")
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Bytes; None where there is none, or nobody tells.
+
+    Attributes:
+        trainer_bytes: resident memory of the trainer.
+        gpu_used, gpu_total: memory of the GPU, that of all programs on it.
+        disk_free: room where the workspace lies.
+    """
+
+    trainer_bytes: int | None = None
+    gpu_used: int | None = None
+    gpu_total: int | None = None
+    disk_free: int | None = None
+
+
+class Probe:
+    """Looks at the hardware; asks the GPU's tool seldom, and never again where there is none.
+
+    Args:
+        layout: the workspace.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, layout: Layout, clock: Callable[[], float] = time.monotonic) -> None:
+        self._layout = layout
+        self._clock = clock
+        self._tool = shutil.which("nvidia-smi")
+        self._gpu: tuple[int, int] | None = None
+        self._gpu_at: float | None = None
+
+    def look(self) -> Hardware:
+        """What there is now; may take as long as nvidia-smi does."""
+        pid = None
+        with suppress(NightschoolError):
+            pid = durable.holder(self._layout.trainer_lock)
+        free = None
+        with suppress(OSError):
+            free = shutil.disk_usage(self._layout.root).free
+        used, total = self._ask_gpu() or (None, None)
+        return Hardware(None if pid is None else resident(pid), used, total, free)
+
+    def _ask_gpu(self) -> tuple[int, int] | None:
+        now = self._clock()
+        if self._tool is None or (self._gpu_at is not None and now - self._gpu_at < GPU_SECONDS):
+            return self._gpu
+        self._gpu_at = now
+        # The trainer takes the first of those that it may see.
+        first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip() or "0"
+        try:
+            done = subprocess.run(
+                [self._tool, "-i", first, *GPU_QUERY], capture_output=True, text=True, timeout=GPU_PATIENCE, check=True
+            )
+            self._gpu = gpu_memory(done.stdout)
+        except (OSError, subprocess.SubprocessError):
+            self._gpu = None
+        return self._gpu
+
+
+def gpu_memory(text: str) -> tuple[int, int] | None:
+    """Bytes used and in all, from a line of nvidia-smi's in MiB; None where it says something else."""
+    try:
+        used, total = (int(part) << 20 for part in text.splitlines()[0].split(","))
+    except (ValueError, IndexError):
+        return None
+    return used, total
+
+
+def resident(pid: int, proc: Path = Path("/proc")) -> int | None:
+    """Resident memory of a process in bytes; None where it is gone."""
+    try:
+        pages = int((proc / str(pid) / "statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")
