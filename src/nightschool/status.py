@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Any
 
-from nightschool import durable, forecast
+from nightschool import durable, forecast, pausing
 from nightschool.ledger import CheckpointRow, Ledger
 from nightschool.workspace import Layout
 
@@ -111,7 +112,7 @@ def status_of(layout: Layout, ledger: Ledger) -> Status:
         reason=reason,
         since=since,
         pid=pid,
-        paused=bool(told.get("paused", False)),
+        paused=pausing.in_force(told.get(pausing.ROW), datetime.now(UTC)) is not None,
         duplicates=counts["duplicate"],
         set_aside=counts["set_aside"],
         workspace=str(layout.root),

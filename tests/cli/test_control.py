@@ -30,7 +30,7 @@ def machine_value(layout: Layout, key: str) -> object:
 
 def test_pause_and_resume_work_with_and_without_a_machine(here: Run, layout: Layout) -> None:
     assert "does not run" in here("pause").out
-    assert machine_value(layout, "paused") is True
+    assert machine_value(layout, "paused") == {"until": None}
     assert here("status", "--json").json["paused"] is True
     assert "does not run" in here("resume").out
     assert machine_value(layout, "paused") is False

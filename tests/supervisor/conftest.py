@@ -10,7 +10,7 @@ import pytest
 from nightschool.ledger import Ledger
 from nightschool.settings import Settings, load_settings
 from nightschool.workspace import Layout
-from tests.supervisor.fakes import TOML, Machine, events, gone
+from tests.supervisor.fakes import TOML, Background, Machine, events, gone
 
 
 @pytest.fixture
@@ -46,3 +46,17 @@ def machine(layout: Layout) -> Iterator[Callable[..., Machine]]:
         for pid in events(layout, f"{role}.started"):
             if not gone(pid):
                 os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def background(layout: Layout, settings: Settings) -> Iterator[Callable[..., Background]]:
+    started: list[Background] = []
+
+    def start(trainer: str = "good", intake: str = "good", settings: Settings = settings) -> Background:
+        started.append(Background(layout, settings, trainer, intake))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.signals.stop = one.signals.at_once = True
+        one.thread.join()

@@ -87,6 +87,7 @@ def work() -> None:
             misbehave(after_step=True)
             files.trained(row.id)
             files.learned([row.id])
+            ledger.machine.set("trainer", {"phase": "waiting", "pid": os.getpid()})
 
 
 print(f"hello from {role}")

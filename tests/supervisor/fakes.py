@@ -5,13 +5,19 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from nightschool import errors
+from nightschool.ledger import Ledger
+from nightschool.settings import Settings
+from nightschool.supervisor import run as supervisor
 from nightschool.supervisor.run import Commands
+from nightschool.supervisor.signals import StopSignals
 from nightschool.workspace import Layout
 
 HERE = Path(__file__).parent
@@ -80,3 +86,66 @@ class Machine:
         """Wait for the end; exit code and output."""
         output, _ = self.process.communicate(timeout=PATIENCE)
         return self.process.returncode, output
+
+
+def drop(layout: Layout, *names: str) -> None:
+    for name in names:
+        (layout.inbox / name).write_text('{"text": "a"}\n')
+
+
+def state(layout: Layout) -> dict[str, str]:
+    with Ledger.open(layout.ledger) as ledger:
+        return ledger.machine.get("state", {})
+
+
+def states(layout: Layout) -> dict[str, int]:
+    with Ledger.open(layout.ledger) as ledger:
+        return {state: n for state, n in ledger.files.counts().items() if n}
+
+
+class Background:
+    """A run in a thread, ended by the test."""
+
+    def __init__(self, layout: Layout, settings: Settings, trainer: str = "good", intake: str = "good") -> None:
+        self.signals = StopSignals()
+        self.result: list[object] = []
+
+        def target() -> None:
+            try:
+                self.result.append(
+                    supervisor.run(
+                        layout,
+                        settings,
+                        False,
+                        commands=commands(layout, trainer, intake),
+                        signals=self.signals,
+                        tick_seconds=0.02,
+                    )
+                )
+            except errors.NightschoolError as error:
+                self.result.append(error)
+
+        self.thread = threading.Thread(target=target)
+        self.thread.start()
+
+    def stop(self) -> object:
+        self.signals.stop = True
+        return self.end()
+
+    def end(self) -> object:
+        wait_until(lambda: self.result, "the end of the run")
+        self.thread.join()
+        return self.result[0]
+
+
+Start = Callable[..., Background]
+
+
+def tell(layout: Layout, **values: object) -> None:
+    with Ledger.open(layout.ledger) as ledger:
+        for key, value in values.items():
+            ledger.machine.set(key, value)
+
+
+def word_is(layout: Layout, word: str) -> Callable[[], bool]:
+    return lambda: state(layout).get("word") == word

@@ -17,14 +17,21 @@ from nightschool.settings import Settings
 from nightschool.supervisor import machine as machine_module
 from nightschool.supervisor import policies
 from nightschool.supervisor import run as supervisor
-from nightschool.supervisor.signals import StopSignals
 from nightschool.workspace import Layout
-from tests.supervisor.fakes import TOML, commands, events, log_text, wait_until
-
-
-def drop(layout: Layout, *names: str) -> None:
-    for name in names:
-        (layout.inbox / name).write_text('{"text": "a"}\n')
+from tests.supervisor.fakes import (
+    TOML,
+    Background,
+    Start,
+    commands,
+    drop,
+    events,
+    log_text,
+    state,
+    states,
+    tell,
+    wait_until,
+    word_is,
+)  # fmt: skip
 
 
 def run(
@@ -35,16 +42,6 @@ def run(
     echo: supervisor.Echo | None = None,
 ) -> int:
     return supervisor.run(layout, settings, True, echo, commands=commands(layout, trainer, intake), tick_seconds=0.02)
-
-
-def states(layout: Layout) -> dict[str, int]:
-    with Ledger.open(layout.ledger) as ledger:
-        return {state: n for state, n in ledger.files.counts().items() if n}
-
-
-def state(layout: Layout) -> dict[str, str]:
-    with Ledger.open(layout.ledger) as ledger:
-        return ledger.machine.get("state", {})
 
 
 @pytest.fixture
@@ -170,68 +167,6 @@ def make_ready(ledger: Ledger) -> int:
         id, "p", shape="text", rows_good=1, rows_bad=0, tokens=1, label_tokens=1, sequences=1, data_digest="d"
     )
     return id
-
-
-class Background:
-    """A run in a thread, ended by the test."""
-
-    def __init__(self, layout: Layout, settings: Settings, trainer: str = "good", intake: str = "good") -> None:
-        self.signals = StopSignals()
-        self.result: list[object] = []
-
-        def target() -> None:
-            try:
-                self.result.append(
-                    supervisor.run(
-                        layout,
-                        settings,
-                        False,
-                        commands=commands(layout, trainer, intake),
-                        signals=self.signals,
-                        tick_seconds=0.02,
-                    )
-                )
-            except errors.NightschoolError as error:
-                self.result.append(error)
-
-        self.thread = threading.Thread(target=target)
-        self.thread.start()
-
-    def stop(self) -> object:
-        self.signals.stop = True
-        return self.end()
-
-    def end(self) -> object:
-        wait_until(lambda: self.result, "the end of the run")
-        self.thread.join()
-        return self.result[0]
-
-
-@pytest.fixture
-def background(layout: Layout, settings: Settings) -> object:
-    started: list[Background] = []
-
-    def start(trainer: str = "good", intake: str = "good") -> Background:
-        started.append(Background(layout, settings, trainer, intake))
-        return started[-1]
-
-    yield start
-    for one in started:
-        one.signals.stop = one.signals.at_once = True
-        one.thread.join()
-
-
-Start = Callable[..., Background]
-
-
-def tell(layout: Layout, **values: object) -> None:
-    with Ledger.open(layout.ledger) as ledger:
-        for key, value in values.items():
-            ledger.machine.set(key, value)
-
-
-def word_is(layout: Layout, word: str) -> Callable[[], bool]:
-    return lambda: state(layout).get("word") == word
 
 
 def test_pause_saves_and_frees_the_gpu_and_resume_goes_on(layout: Layout, background: Start) -> None:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
-from nightschool import adding, durable
+from nightschool import adding, durable, pausing
 from nightschool.api.past import Past
 from nightschool.errors import CheckpointError, DataError, ModelError, NightschoolError
 from nightschool.forecast import Queue, read_queue
@@ -280,9 +280,13 @@ class Workspace(Past):
         with self.ledger() as ledger:
             return ledger.checkpoints.listing()
 
-    def pause(self) -> None:
-        """Let the trainer save and end, which frees the GPU, until `resume`. Files are still taken in."""
-        self._tell("pause", "Pause was asked for.", paused=True)
+    def pause(self, seconds: float | None = None) -> None:
+        """Let the trainer save and end, which frees the GPU, until `resume` or for so many seconds.
+
+        Files are still taken in and read.
+        """
+        row = pausing.row_for(seconds, _utc_now())
+        self._tell("pause", "Pause was asked for.", **{pausing.ROW: row})
 
     def resume(self) -> None:
         """Go on after `pause`, or try again after a failure that was put right."""

@@ -14,6 +14,9 @@ def run(
     until_idle: Annotated[
         bool, typer.Option("--until-idle", help="Stop, with a checkpoint, when nothing is left to learn.")
     ] = False,
+    ignore_hours: Annotated[
+        bool, typer.Option("--ignore-hours", help="Train now, also outside machine.hours.")
+    ] = False,
     plain: Annotated[
         bool, typer.Option("--plain", help="Show the lines of the log, also in a terminal, and no view.")
     ] = False,
@@ -34,5 +37,5 @@ def run(
         layout = layout_of(ctx)
         settings = load_settings(layout.settings_file)
         with shown(layout, plain) as view:
-            code = supervise(layout, settings, until_idle, view.line, signals=signals)
+            code = supervise(layout, settings, until_idle, view.line, signals=signals, ignore_hours=ignore_hours)
     raise typer.Exit(code)

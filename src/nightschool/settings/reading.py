@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from nightschool import optimizers, schedule
+from nightschool import hours, optimizers, schedule
 from nightschool.errors import SettingsError
 from nightschool.foreign import FOREIGN_NAMES, lora_keys
 from nightschool.lora_options import check_lora
@@ -51,9 +51,10 @@ def parse_settings(raw: dict[str, Any], where: str = "settings", base: Path | No
 
 def _not_offered(settings: Settings) -> list[str]:
     """What is well-formed but does not resume to the same bits, or needs an end that this run does not have."""
-    checks: list[tuple[Callable[[Any], None], Any]] = [
+    checks: list[tuple[Callable[[Any], Any], Any]] = [
         (schedule.check_name, settings.training.lr_scheduler_type),
         (optimizers.check_name, settings.training.optimizer),
+        (hours.parse, settings.machine.hours),
     ]
     if settings.training.method == "lora":
         checks.append((check_lora, settings.lora_config()))

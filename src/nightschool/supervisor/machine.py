@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nightschool import __version__, durable, logs
+from nightschool import __version__, durable, logs, room
 from nightschool.errors import NightschoolError, StorageError, WorkspaceError
 from nightschool.intake import worker
 from nightschool.ledger import Ledger
@@ -29,6 +29,7 @@ from nightschool.supervisor.policies import Situation, Work
 from nightschool.supervisor.sd_notify import ServiceManager
 from nightschool.supervisor.serving_metrics import ServingMetrics
 from nightschool.supervisor.signals import StopSignals
+from nightschool.supervisor.unloading import Unloading
 from nightschool.workspace import Layout
 
 LEDGER_SECONDS = 0.5
@@ -61,6 +62,7 @@ class Supervisor:
         commands: Commands,
         *,
         until_idle: bool,
+        ignore_hours: bool,
         echo: Callable[[], None],
         signals: StopSignals,
         clock: Callable[[], float],
@@ -86,7 +88,8 @@ class Supervisor:
         self.intake = self._keeper(
             "intake worker", commands.intake, layout.intake_output, INTAKE_GRACE, layout.intake_lock, self._handled
         )
-        self.gate = Gate(ledger, log.info)
+        self.gate = Gate(settings.machine.hours, log.info, ignore_hours=ignore_hours, others=(self._no_room,))
+        self.unloading = Unloading(clock)
         self.night = Night(layout, settings.snapshots, ledger, clock)
         self.metrics = ServingMetrics(layout, lambda: self.trainer.restarts, log.info, self._note_metrics)
         self.mending = Mending(layout, ledger, self.trainer, settings.machine.hang_minutes, clock)
@@ -254,8 +257,23 @@ class Supervisor:
         train, prepare = self.trainer, self.intake
         # Also with nothing but training to do: it makes prepared data again that is gone or no longer current.
         prepare.tend(going and (prepare.child.alive or bool(work.to_prepare or work.to_train)))
-        wanted = self.gate.rest is None and (policies.needs_trainer(work) or train.child.alive)
+        wanted = self.gate.rest is None and (policies.needs_trainer(work) or (train.child.alive and not self._unload()))
         train.tend(going and wanted and not self.mending.busy)
+
+    def _unload(self) -> bool:
+        """Whether the trainer has had nothing to do for so long that it gives the GPU back."""
+        idle = self._told.get("phase") == "waiting" and (self.work or Work()).idle
+        return self.unloading.due(idle, self.settings.machine.unload_after)
+
+    def _no_room(self) -> tuple[str, str] | None:
+        """Why a trainer is not started for want of room on the disk: it could not save what it learns."""
+        if self.trainer.child.alive or not policies.needs_trainer(self.work or Work()):
+            return None
+        try:
+            why = room.lacking(self.layout, self.ledger, self.settings.machine.min_free_gb)
+        except (OSError, StorageError):
+            return None  # told by whoever looks at the workspace itself
+        return None if why is None else ("waiting for disk", why)
 
     def _decide(self) -> None:
         """With `until_idle`: is this the end?"""

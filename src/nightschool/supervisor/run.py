@@ -43,6 +43,7 @@ def run(
     until_idle: bool = False,
     echo: Echo | None = None,
     *,
+    ignore_hours: bool = False,
     commands: Commands | None = None,
     signals: StopSignals | None = None,
     clock: Callable[[], float] = time.monotonic,
@@ -55,6 +56,7 @@ def run(
         settings: what `nightschool.toml` says.
         until_idle: end, with a checkpoint, when inbox and queue are empty.
         echo: takes each new line of the log, for the terminal.
+        ignore_hours: train also outside machine.hours.
         commands: the children.
         signals: an entered StopSignals; without one, only `until_idle` or an error ends the run.
         clock: monotonic seconds.
@@ -80,7 +82,7 @@ def run(
             accept.recover(layout, ledger)
         supervisor = Supervisor(
             layout, settings, ledger, lock, commands or default_commands(layout), until_idle=until_idle,
-            echo=_Echo(tail, echo), signals=signals or StopSignals(), clock=clock,
+            ignore_hours=ignore_hours, echo=_Echo(tail, echo), signals=signals or StopSignals(), clock=clock,
         )  # fmt: skip
         return supervisor.run(tick_seconds)
 

@@ -13,7 +13,7 @@ from collections import deque
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from nightschool import basemodel, curriculum, durable, logs, schedule
+from nightschool import basemodel, curriculum, durable, logs, room, schedule
 from nightschool.errors import (
     CheckpointError,
     FileError,
@@ -217,6 +217,8 @@ class Trainer:
 
     def _begin_next(self) -> bool:
         """Begin the first file of the queue, with the small ones next to it, if it is ready."""
+        if self.ledger.files.next_to_train() is not None:
+            self._require_room(self.settings.machine.min_free_gb)
         entry = beginning.begin(self.layout, self.ledger, self.settings, self.root, self.loop.done)
         if entry is None:
             return False
@@ -343,7 +345,17 @@ class Trainer:
         if due:
             self._save(due, last)
 
+    def _require_room(self, min_free_gb: float) -> None:
+        """Raise StorageError where the next checkpoint, and what is to be left free beside it, have no room."""
+        why = room.lacking(self.layout, self.ledger, min_free_gb)
+        if why is not None:
+            raise StorageError(
+                f"Training waits for room on the disk of {self.layout.current_model}: {why}. It goes on by itself."
+            )
+
     def _save(self, reason: str, last: bool = False) -> None:
+        # One that does not fit is not begun. Where it fits, but little more, it is kept, and then there is a rest.
+        self._require_room(0)
         loop = self.loop
         place = curriculum.place(loop.entries, loop.done - 1)
         assert place is not None
@@ -372,6 +384,9 @@ class Trainer:
         )  # fmt: skip
         self.saved = loop.done
         self.saved_at = time.monotonic()
+        if not last and room.lacking(self.layout, self.ledger, self.settings.machine.min_free_gb):
+            self.saver.wait()
+            self._require_room(self.settings.machine.min_free_gb)
 
     def _open_file(self, file_id: int) -> PreparedReader:
         return PreparedReader(self._prepared(file_id))
