@@ -35,6 +35,7 @@ COMMANDS = (
     "export",
     "settings",
     "service",
+    "notify",
     "doctor",
     "demo",
 )

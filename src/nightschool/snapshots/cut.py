@@ -185,7 +185,11 @@ def _switch(layout: Layout, ledger: Ledger, cut: Cut, note: dict[str, Any]) -> N
             serving.keep(ledger, curriculum.total_steps(cut.entries))
         else:
             serving.keep(ledger, None)
-        ledger.events.add("cut", f"{cut.what[:1].upper()}{cut.what[1:]}.", step=cut.step, generation=note["generation"])
+        text, aside = (
+            f"{cut.what[:1].upper()}{cut.what[1:]}.",
+            [f for f, (s, _) in cut.files.items() if s == "set_aside"],
+        )
+        ledger.events.add("cut", text, step=cut.step, generation=note["generation"], set_aside=aside)
 
 
 def _row(position: int, entry: Entry, known: Mapping[Any, str]) -> EntryRow:

@@ -30,6 +30,7 @@ from nightschool.supervisor.sd_notify import ServiceManager
 from nightschool.supervisor.serving_metrics import ServingMetrics
 from nightschool.supervisor.signals import StopSignals
 from nightschool.supervisor.unloading import Unloading
+from nightschool.telling.teller import Teller
 from nightschool.workspace import Layout
 
 LEDGER_SECONDS = 0.5
@@ -94,6 +95,7 @@ class Supervisor:
         self.metrics = ServingMetrics(layout, lambda: self.trainer.restarts, log.info, self._note_metrics)
         self.mending = Mending(layout, ledger, self.trainer, settings.machine.hang_minutes, clock)
         self.service = ServiceManager(os.environ, clock)
+        self.teller = Teller(layout, settings.notify, ledger, clock)
         self._state: tuple[str, str] | None = None
         self._since = ""
         self._missing_since: float | None = None
@@ -203,6 +205,9 @@ class Supervisor:
         if self._due("rotate", ROTATE_SECONDS):
             logs.rotate(self.layout.log_file, self.settings.log.max_megabytes, self.settings.log.keep)
         self._say_state()
+        self.teller.tick(
+            *(self._state or ("starting", "") if self._storage is None else ("waiting for disk", self._storage))
+        )
         self.echo()
         self.service.went_round(self._state, self.stopping)
 
@@ -364,6 +369,8 @@ class Supervisor:
             self._state = None
             self._set_state(word, reason)
             self.ledger.events.add("stopped", f"nightschool has stopped: {reason}", code=code)
+        ended_well = code in (0, policies.INTERRUPTED)
+        self.teller.end(word if ended_well else "failed", reason, at_once=self.signals.at_once)
         self.echo()
         if self.error is not None:
             raise self.error
