@@ -97,15 +97,9 @@ class Steps:
 
     def tokens(self, after: int, last: int, portion: int = 10_000) -> int:
         """The tokens of the steps behind `after` up to `last`. Summed up in portions: no lock is held for long."""
-        return sum(
-            int(
-                self._database.value(
-                    "SELECT coalesce(sum(tokens), 0) FROM steps WHERE step BETWEEN ? AND ?",
-                    (first, min(first + portion - 1, last)),
-                )
-            )
-            for first in range(after + 1, last + 1, portion)
-        )
+        sql = "SELECT coalesce(sum(tokens), 0) FROM steps WHERE step BETWEEN ? AND ?"
+        firsts = range(after + 1, last + 1, portion)
+        return sum(int(self._database.value(sql, (first, min(first + portion - 1, last)))) for first in firsts)
 
     def count(self) -> int:
         """How many rows there are. Read from the buckets: counting a million rows would hold the lock for too long."""

@@ -7,13 +7,14 @@ change is for the next file. *operational*: in no hash; a change counts at once.
 
 from nightschool.settings.reading import load_settings, parse_settings
 from nightschool.settings.schema import LORA_DEFAULTS, RECIPE_VERSION, WHEN, Settings, canonical, sections
-from nightschool.settings.sections import NumericsSettings, SnapshotSettings, TrainingSettings
+from nightschool.settings.sections import NotifySettings, NumericsSettings, SnapshotSettings, TrainingSettings
 from nightschool.settings.toml import render_default_toml
 
 __all__ = [
     "LORA_DEFAULTS",
     "RECIPE_VERSION",
     "WHEN",
+    "NotifySettings",
     "NumericsSettings",
     "Settings",
     "SnapshotSettings",

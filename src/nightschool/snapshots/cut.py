@@ -185,10 +185,8 @@ def _switch(layout: Layout, ledger: Ledger, cut: Cut, note: dict[str, Any]) -> N
             serving.keep(ledger, curriculum.total_steps(cut.entries))
         else:
             serving.keep(ledger, None)
-        text, aside = (
-            f"{cut.what[:1].upper()}{cut.what[1:]}.",
-            [f for f, (s, _) in cut.files.items() if s == "set_aside"],
-        )
+        aside = [file for file, (state, _) in cut.files.items() if state == "set_aside"]
+        text = f"{cut.what[:1].upper()}{cut.what[1:]}."
         ledger.events.add("cut", text, step=cut.step, generation=note["generation"], set_aside=aside)
 
 

@@ -205,9 +205,8 @@ class Supervisor:
         if self._due("rotate", ROTATE_SECONDS):
             logs.rotate(self.layout.log_file, self.settings.log.max_megabytes, self.settings.log.keep)
         self._say_state()
-        self.teller.tick(
-            *(self._state or ("starting", "") if self._storage is None else ("waiting for disk", self._storage))
-        )
+        # A disk that takes nothing does not take the state either.
+        self.teller.tick(*(("waiting for disk", self._storage) if self._storage else self._state or ("starting", "")))
         self.echo()
         self.service.went_round(self._state, self.stopping)
 
@@ -369,8 +368,8 @@ class Supervisor:
             self._state = None
             self._set_state(word, reason)
             self.ledger.events.add("stopped", f"nightschool has stopped: {reason}", code=code)
-        ended_well = code in (0, policies.INTERRUPTED)
-        self.teller.end(word if ended_well else "failed", reason, at_once=self.signals.at_once)
+        told = word if code in (0, policies.INTERRUPTED) else "failed"
+        self.teller.end(told, reason, at_once=self.signals.at_once)
         self.echo()
         if self.error is not None:
             raise self.error

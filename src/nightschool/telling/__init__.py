@@ -1,1 +1,1 @@
-"""Tells the owner what happened: what is told is pure (`policy`, `morning`), sending is done by threads nobody waits for."""
+"""Tells the owner what happened. What is told, and when, is pure; it is sent by threads that nobody waits for."""

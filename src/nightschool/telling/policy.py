@@ -23,7 +23,7 @@ PATIENCE = 600.0
 
 WAITS = ("waiting for disk", "waiting for GPU", "waiting", "restarting")
 WELL = ("training", "idle")
-"""States that end a trouble. The others (starting, saving, ...) say nothing: a trainer that crashes at once starts too."""
+"""States that end a trouble. Starting, saving and others say nothing: a trainer that crashes at once starts too."""
 RESTS = ("paused", "outside hours", "stopped")
 """States in which nothing is waited for; what was in the way before them may be in the way after them."""
 
@@ -210,10 +210,7 @@ def _due(memory: Memory, draft: Draft, since: float, now: float, ending: bool) -
     """Whether a message may go now; if so, notes that it went."""
     at, text = memory.last.get(_bucket(draft), (now - GAP, ""))
     soon = 0 <= now - at < GAP
-    if ending:
-        held_back = soon and text == draft.text
-    else:
-        held_back = soon or 0 <= now - since < GATHER
+    held_back = soon and text == draft.text if ending else soon or 0 <= now - since < GATHER
     if not held_back:
         memory.last[_bucket(draft)] = (now, draft.text)
     return not held_back
@@ -240,11 +237,11 @@ def _trouble(memory: Memory, on: Collection[str], now: float, ending: bool) -> l
     fresh = {key: trouble for key, trouble in memory.troubles.items() if not trouble.told}
     if held.count or fresh:
         lines = [*(trouble.text for trouble in fresh.values()), *held.lines]
-        since = min([*(trouble.since for trouble in fresh.values()), *([held.since] if held.count else [])])
+        times = [trouble.since for trouble in fresh.values()] + [held.since] * bool(held.count)
         fields = {"count": len(fresh) + held.count, "open": sorted(memory.troubles), "lines": lines}
         title = "needs you" if memory.troubles else "had trouble, and goes on"
         draft = Draft("trouble", title, listed(lines, len(fresh) + held.count), fields)
-        if not _due(memory, draft, since, now, ending):
+        if not _due(memory, draft, min(times), now, ending):
             return []
         memory.held.pop("trouble", None)
         for trouble in fresh.values():

@@ -1,4 +1,4 @@
-"""Where messages go: the plain webhook, and the addresses of apprise. Addresses hold secrets; only masked names get out.
+"""Where messages go: the plain webhook, and the addresses of apprise. They hold secrets; only masked names get out.
 
 Nothing here waits for long by its own will, but a server can drag an answer out: call `send` from a thread that
 nobody waits for.
