@@ -203,18 +203,17 @@ def test_what_the_rehearsal_found_is_told() -> None:
 def test_the_end_of_the_queue_is_told_by_the_clock_on_the_wall() -> None:
     work, now = Work(1200, 3.5 * 3600, False), at("2026-11-25 22:00")
 
-    def near(hours: str = "", finish: Any = None, work: Work = work, now: datetime = now) -> str:
-        return rehearsing.done_near(work, now, hours, finish, lambda m: m.astimezone(HELSINKI)).found
+    def near(hours: str = "", work: Work = work, now: datetime = now) -> str:
+        return rehearsing.done_near(work, now, hours).found
 
-    assert near() == "1,200 steps, about 3 h 30 min: done near 01:30 on 2026-11-26"
+    assert near() == "1,200 steps, about 3 h 30 min: done near tomorrow at 01:30"
     assert "done near 22:10" in near(work=Work(1, 600, False))
     hours = "23:00-01:00"
-    assert near(hours, lambda *_: at("2026-11-27 00:30")).endswith(f"done near 00:30 on 2026-11-27 within {hours}")
-    assert "no end can be told" in near(hours, lambda *_: None)
-    assert near(hours) == f"1,200 steps, about 3 h 30 min of training within {hours}"
+    assert near(hours) == f"1,200 steps, about 3 h 30 min: done near Friday at 00:30 within {hours}"
+    assert "no end can be told" in near("mon 03:00-03:01", work=Work(1, 3e8, False))
     assert "no end can be told" in near(work=Work(1, 1e15, False))
     # The hour that comes twice is an hour more of work.
-    assert "done near 04:30" in near(work=Work(1, 7.5 * 3600, False), now=at("2026-10-24 22:00"))
+    assert "done near tomorrow at 04:30" in near(work=Work(1, 7.5 * 3600, False), now=at("2026-10-24 22:00"))
     assert "nothing waits" in near(work=Work(0, 0.0, False))
     assert "not known yet" in near(work=Work(3, None, True))
 

@@ -123,6 +123,11 @@ def test_control_counting_on_the_wall_clock_alone_is_wrong_where_it_jumps() -> N
     assert hours.finish(now, 9 * 3600 - 60, read) == at("2026-03-29T22:59")
 
 
+def test_control_without_looking_for_changes_of_the_clock_the_closing_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hours, "_turn", lambda *_: None)
+    assert hours.open_at(at("2026-03-29T02:59"), hours.parse("22:00-03:30")).until != at("2026-03-29T04:00")
+
+
 @pytest.mark.parametrize(
     ("text", "now", "open", "until"),
     [
@@ -147,6 +152,7 @@ def test_d1_the_hour_that_comes_twice_is_open_twice() -> None:
     first = at("2026-10-25T03:00")
     closed = hours.open_at(first, read).until
     assert closed == at("2026-10-25T03:30")
+    assert closed is not None
     again = hours.open_at(closed, read).until
     assert again is not None
     assert again.astimezone(UTC) - first.astimezone(UTC) == timedelta(hours=1)

@@ -151,9 +151,8 @@ class LocalZone(tzinfo):
         """How far the wall clock is ahead of UTC then."""
         return None if dt is None else dt.replace(tzinfo=None).astimezone().utcoffset()
 
-    def dst(self, dt: datetime | None) -> timedelta | None:
+    def dst(self, dt: datetime | None) -> timedelta | None:  # noqa: ARG002 (its form is given)
         """Not known, and not needed."""
-        del dt
         return None
 
     def tzname(self, dt: datetime | None) -> str | None:

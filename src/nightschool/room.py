@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from nightschool.words import in_bytes
-
-if TYPE_CHECKING:
-    from nightschool.ledger import Ledger
-    from nightschool.workspace import Layout
 
 GB = 1_000_000_000
 
@@ -40,13 +35,9 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def lacking(layout: Layout, ledger: Ledger, min_free_gb: float) -> str | None:
-    """Why the next checkpoint of a workspace has no room, a clause without a full stop; None where it has.
+def lacking(folder: Path, checkpoint_bytes: int | None, min_free_gb: float) -> str | None:
+    """Why the next checkpoint has no room on the disk of `folder`, a clause without a full stop; None where it has.
 
-    Raises:
-        OSError: the disk cannot be asked.
-        StorageError: the ledger cannot be read.
+    Raises OSError where the disk cannot be asked.
     """
-    newest = ledger.checkpoints.newest()
-    size = newest.bytes_adapter + newest.bytes_optimizer if newest else None
-    return too_little(free_bytes(layout.current_model), room_needed(size, int(min_free_gb * GB)))
+    return too_little(free_bytes(folder), room_needed(checkpoint_bytes, int(min_free_gb * GB)))

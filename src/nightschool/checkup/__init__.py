@@ -13,7 +13,7 @@ from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 
-from nightschool import basemodel, durable
+from nightschool import basemodel, durable, hours
 from nightschool.checkup import around, night, rehearsing, sizes
 from nightschool.checkup.finding import Finding
 from nightschool.creation import check_model
@@ -36,7 +36,7 @@ def examine(find: Callable[[], Layout], rehearse: bool = False, now: datetime | 
         rehearse: make a step, a save and a load as well.
         now: the wall clock here.
     """
-    now = now or datetime.now().astimezone()
+    now = now or hours.local_now()
     yield from machine()
     try:
         layout = find()
@@ -71,7 +71,7 @@ def examine(find: Callable[[], Layout], rehearse: bool = False, now: datetime | 
     yield around.notifications(settings)
     if gpu_memory() is not None:
         yield from around.others_on_gpu(_ours(layout))
-    yield Finding("hours", "good", settings.machine.hours or "at any hour (machine.hours is empty)")
+    yield around.open_hours(settings, now)
     yield rehearsing.queue_done(layout, settings, result, now)
 
 

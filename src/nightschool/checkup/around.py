@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from datetime import datetime
 from importlib.util import find_spec
 
-from nightschool import gpus
+from nightschool import gpus, hours
 from nightschool.checkup.finding import Finding
 from nightschool.errors import NightschoolError
 from nightschool.service import manager
@@ -79,6 +80,14 @@ def notifications(settings: Settings) -> Finding:
     quiet = "" if "trouble" in notify.on else "; trouble is not among what is told (notify.on)"
     found = f"{where} address{'' if where == 1 else 'es'}{quiet}"
     return Finding("notifications", "note" if quiet else "good", found, "To try it: nightschool notify --test")
+
+
+def open_hours(settings: Settings, now: datetime) -> Finding:
+    """When it may train, and what that means at `now`, an aware local time."""
+    text = settings.machine.hours
+    if not text:
+        return Finding("hours", "good", "at any hour (machine.hours is empty)")
+    return Finding("hours", "good", f"{text}: {hours.open_at(now, hours.parse(text)).why}")
 
 
 def others_on_gpu(ours: Collection[int]) -> Iterator[Finding]:

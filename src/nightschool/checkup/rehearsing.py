@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
-from nightschool import forecast
+from nightschool import forecast, hours
 from nightschool.checkup.finding import Finding
 from nightschool.errors import NightschoolError
 from nightschool.forecast import Rates, Work
@@ -25,10 +25,6 @@ NOT_MADE = Finding(
     "rehearsal", "note", "not made",
     "`nightschool doctor --rehearse` makes a step of full size, a save and a load; it takes a minute or a few.",
 )  # fmt: skip
-
-Finish = Callable[[datetime, float], datetime | None]
-"""When so many seconds of work that begins at a moment are done; None if that is farther away than anybody can say."""
-Local = Callable[[datetime], datetime]
 
 
 def rehearse(layout: Layout) -> tuple[Mapping[str, Any] | None, str]:
@@ -69,16 +65,13 @@ def findings(result: Mapping[str, Any] | None, said: str) -> Iterator[Finding]:
         yield Finding("memory", "good", found)
 
 
-def queue_done(
-    layout: Layout, settings: Settings, result: Mapping[str, Any] | None, now: datetime, finish: Finish | None = None
-) -> Finding:
+def queue_done(layout: Layout, settings: Settings, result: Mapping[str, Any] | None, now: datetime) -> Finding:
     """When what waits will be learned.
 
     Args:
         layout, settings: the workspace.
         result: of the rehearsal, whose speed is taken where no steps were measured yet.
-        now: the wall clock here.
-        finish: reckons with machine.hours; None: nobody does.
+        now: the wall clock here, with its zone.
     """
     try:
         with Ledger.open(layout.ledger) as ledger:
@@ -87,7 +80,7 @@ def queue_done(
             work = forecast.together(forecast.work_begun(ledger, rates, told), forecast.work_waiting(ledger, rates))
     except NightschoolError as error:
         return Finding("tonight", "bad", f"the queue cannot be looked at: {error}")
-    found = done_near(work, now, settings.machine.hours, finish)
+    found = done_near(work, now, settings.machine.hours)
     lying = _lying(layout)
     if not lying:
         return found
@@ -113,10 +106,8 @@ def with_speed(rates: Rates, settings: Settings, result: Mapping[str, Any] | Non
     return replace(rates, speed=result["tokens_per_second"], step_seconds=rates.step_seconds or result["seconds_step"])
 
 
-def done_near(
-    work: Work, now: datetime, hours: str, finish: Finish | None = None, local: Local = datetime.astimezone
-) -> Finding:
-    """The same for work that is known. `local` gives a moment as a clock here shows it."""
+def done_near(work: Work, now: datetime, open: str) -> Finding:
+    """The same for work that is known; `open` is machine.hours."""
     if work.steps == 0:
         return Finding("tonight", "good", "nothing waits: drop files into inbox/")
     if work.seconds is None:
@@ -126,22 +117,10 @@ def done_near(
         )  # fmt: skip
     steps = f"{work.steps:,} {'step' if work.steps == 1 else 'steps'}, " if work.steps else ""
     about = f"{steps}about {duration(work.seconds)}"
-    within = f" within {hours}" if hours else ""
-    if hours and finish is None:
-        return Finding("tonight", "good", f"{about} of training{within}")
-    end = (finish or _without_rest)(now, work.seconds)
+    within = f" within {open}" if open else ""
+    end = hours.finish(now, work.seconds, hours.parse(open))
     if end is None:
         return Finding(
             "tonight", "note", f"{about}: no end can be told{within}", "Give it more hours, or less to learn."
         )
-    shown = local(end)
-    day = "" if shown.date() == local(now).date() else f" on {shown:%Y-%m-%d}"
-    return Finding("tonight", "good", f"{about}: done near {shown:%H:%M}{day}{within}")
-
-
-def _without_rest(now: datetime, seconds: float) -> datetime | None:
-    try:
-        # In UTC: with a zone, Python would move the hands of the clock on the wall.
-        return now.astimezone(UTC) + timedelta(seconds=seconds)
-    except OverflowError:
-        return None
+    return Finding("tonight", "good", f"{about}: done near {hours.in_words(end, now)}{within}")

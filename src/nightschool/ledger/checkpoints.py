@@ -112,6 +112,11 @@ class Checkpoints:
         )
         return [CheckpointRow(*row) for row in reversed(rows)]
 
+    def newest_bytes(self) -> int | None:
+        """Size of the newest published checkpoint: the next will be as large. None before the first."""
+        row = self.newest()
+        return row.bytes_adapter + row.bytes_optimizer if row else None
+
     def newest(self) -> CheckpointRow | None:
         """The published checkpoint with the highest step of the highest generation, or None."""
         found = self.listing("published", limit=1)

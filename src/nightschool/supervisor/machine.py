@@ -25,6 +25,7 @@ from nightschool.supervisor.inbox import Inbox
 from nightschool.supervisor.keeper import Keeper
 from nightschool.supervisor.mending import Mending
 from nightschool.supervisor.night import Night
+from nightschool.supervisor.others import Yielding
 from nightschool.supervisor.policies import Situation, Work
 from nightschool.supervisor.sd_notify import ServiceManager
 from nightschool.supervisor.serving_metrics import ServingMetrics
@@ -89,7 +90,10 @@ class Supervisor:
         self.intake = self._keeper(
             "intake worker", commands.intake, layout.intake_output, INTAKE_GRACE, layout.intake_lock, self._handled
         )
-        self.gate = Gate(settings.machine.hours, log.info, ignore_hours=ignore_hours, others=(self._no_room,))
+        self.yielding = Yielding(settings.machine.yield_to, clock)
+        self.gate = Gate(
+            settings.machine.hours, log.info, ignore_hours=ignore_hours, others=(self.yielding.rest, self._no_room)
+        )
         self.unloading = Unloading(clock)
         self.night = Night(layout, settings.snapshots, ledger, clock)
         self.metrics = ServingMetrics(layout, lambda: self.trainer.restarts, log.info, self._note_metrics)
@@ -274,7 +278,8 @@ class Supervisor:
         if self.trainer.child.alive or not policies.needs_trainer(self.work or Work()):
             return None
         try:
-            why = room.lacking(self.layout, self.ledger, self.settings.machine.min_free_gb)
+            size = self.ledger.checkpoints.newest_bytes()
+            why = room.lacking(self.layout.current_model, size, self.settings.machine.min_free_gb)
         except (OSError, StorageError):
             return None  # told by whoever looks at the workspace itself
         return None if why is None else ("waiting for disk", why)

@@ -345,9 +345,12 @@ class Trainer:
         if due:
             self._save(due, last)
 
+    def _lacks_room(self, min_free_gb: float) -> str | None:
+        return room.lacking(self.layout.current_model, self.ledger.checkpoints.newest_bytes(), min_free_gb)
+
     def _require_room(self, min_free_gb: float) -> None:
         """Raise StorageError where the next checkpoint, and what is to be left free beside it, have no room."""
-        why = room.lacking(self.layout, self.ledger, min_free_gb)
+        why = self._lacks_room(min_free_gb)
         if why is not None:
             raise StorageError(
                 f"Training waits for room on the disk of {self.layout.current_model}: {why}. It goes on by itself."
@@ -384,7 +387,7 @@ class Trainer:
         )  # fmt: skip
         self.saved = loop.done
         self.saved_at = time.monotonic()
-        if not last and room.lacking(self.layout, self.ledger, self.settings.machine.min_free_gb):
+        if not last and self._lacks_room(self.settings.machine.min_free_gb):
             self.saver.wait()
             self._require_room(self.settings.machine.min_free_gb)
 
