@@ -85,6 +85,7 @@ def scrubbed(text: object, url: str, public: tuple[str, ...] = ()) -> str:
     plain = escape(text).replace(url, "***")
     scheme, _, rest = url.rpartition("://")
     parts = {part for piece in re.split(r"[/:@?&=#,;]", rest) for part in (piece, urllib.parse.unquote(piece))}
+    parts |= {escape(part) for part in parts} | set(re.findall(r"\w{5,}", f"{rest} {urllib.parse.unquote(rest)}"))
     for part in sorted(parts - {"", scheme, *public}, key=len, reverse=True):
         # Of short ones only whole words: a password `a` must not blank out every letter.
         pattern = re.escape(part) if len(part) > 3 else rf"(?<!\w){re.escape(part)}(?!\w)"
@@ -128,12 +129,14 @@ class Webhook:
             error.close()
             raise SendError(_answered(error.code)) from None
         except Exception as error:
-            # Of any kind: what a server answers can trip up a parser, and an error's own text may hold the address.
+            # Of any kind, since what a server answers can trip up a parser; and such errors quote the address.
             reason = getattr(error, "reason", error)
             if isinstance(reason, TimeoutError):
                 raise SendError(f"The server did not answer within {self.seconds:g} s.") from None
-            text = scrubbed(reason, self.url, (parts.host, *parts.host.split(":")))
-            raise SendError(f"It could not be sent: {text or type(reason).__name__}.") from None
+            text = type(reason).__name__
+            if isinstance(reason, OSError) and reason.strerror:
+                text = scrubbed(reason.strerror, self.url, (parts.host, *parts.host.split(":")))
+            raise SendError(f"It could not be sent: {text}.") from None
 
     def _parts(self) -> _Parts | None:
         try:
@@ -141,7 +144,7 @@ class Webhook:
             host, port = found.hostname, found.port
         except ValueError:
             return None
-        if found.scheme not in ("http", "https") or not host:
+        if found.scheme not in ("http", "https") or not host or re.search(r"[\x00-\x20\x7f]", self.url):
             return None
         where = (f"[{host}]" if ":" in host else host) + (f":{port}" if port else "")
         login = None
@@ -192,14 +195,16 @@ class Apprise:
 
     def send(self, message: Message) -> None:
         """By apprise; why it did not work is what apprise's log says in this thread."""
-        try:
-            import apprise
-        except ImportError:
-            raise SendError(f"It needs apprise, which is not installed: {EXTRA}") from None
         with _Heard() as heard:
             try:
-                # No pools of threads: one that hangs would keep the whole program from ending.
+                import apprise
+            except ImportError:
+                raise SendError(f"It needs apprise, which is not installed: {EXTRA}") from None
+            try:
+                # No pools of threads: one that hangs would keep the whole program from ending. With a limit on the time
+                # of a service there would be one.
                 asset = apprise.AppriseAsset(app_id="nightschool", app_desc="nightschool", async_mode=False)
+                asset._service_timeout = 0
                 plugin = apprise.Apprise.instantiate(self.url, asset=asset)
                 if plugin is None:
                     raise SendError("apprise does not know this kind of address, or a part of it is missing.")
