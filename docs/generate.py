@@ -69,12 +69,19 @@ def settings_page() -> str:
         "# Settings\n",
         MADE_BY,
         "`nightschool.toml` in the workspace. `nightschool settings` shows what is set. An unknown key is an error.\n",
-        "The file is read when `nightschool run` starts, and again when its trainer or its intake worker has to be "
-        "started anew: to be sure of a change, stop the run and start it.\n",
-        "A *run* setting is fixed once training has begun. An *entry* setting is frozen for each file: those in "
-        "`[data]` and `model.chat_template_kwargs` when the file is prepared, the rest when its training begins. A "
-        "file that was prepared but has not begun when a changed setting is read is prepared again. An "
-        "*operational* setting takes effect from the next start on.\n",
+        "The running machine looks at the file, and takes a change a second or two after it was written, as a whole: "
+        "a file with a mistake in it changes nothing, and the log, `nightschool status` and `nightschool settings` say "
+        "why. What it takes is copied, and goes for every part of the machine that has to be started again.\n",
+        "An *operational* setting takes effect now. For those that the trainer reads when it starts (the device, the "
+        "cell, threads, ...) it saves, ends and is started again by itself; a change of the numerics is announced.\n",
+        "An *entry* setting is for the next file. It is frozen for each file: those in `[data]`, `inbox.columns` and "
+        "`model.chat_template_kwargs` when the file is prepared, the rest when its training begins. A file that was "
+        "prepared but has not begun is prepared again. `nightschool settings --now` lets the file in training go on "
+        "with the learning rate, schedule, warm-up, weight decay, betas, epsilon and clipping that the file says now: "
+        "the weights are those of a run in which its steps were two ranges under two settings. What decides which rows "
+        "a step trains on cannot change in the middle of a file.\n",
+        "A *run* setting is fixed once training has begun. A change of one is not taken; `nightschool init NEW --from "
+        "OLD` makes a new run, in which every archived file waits again, in order.\n",
     ]
     for section, model in sections().items():
         parts.append(f"## [{section}]\n")

@@ -157,3 +157,77 @@ def test_a3_the_schedule_counts_from_the_beginning_of_the_run() -> None:
     # A file that was interrupted and goes on where it stopped does not begin again.
     split = [replace(reset[0], stop=1), replace(reset[0], start=1), reset[1]]
     assert [curriculum.schedule_origin(split, i) for i in range(3)] == [0, 0, 2]
+
+
+# --- a history that changes while it is made
+
+
+@given(entries, st.data())
+def test_a_whole_entry_can_be_put_anywhere_and_the_past_stays(found: list[Entry], data: st.DataObject) -> None:
+    done = data.draw(st.integers(0, curriculum.total_steps(found)))
+    new = entry(99, 7)
+    after = curriculum.inserted(found, done, new)
+    assert curriculum.cut(after, done) == curriculum.cut(found, done)
+    assert curriculum.without(after, [990]) == found, "and without it all is as it was"
+    where = curriculum.place(after, done)
+    assert where is not None
+    assert (after[where.index].parts, where.local) == (new.parts, 0)
+
+
+@given(entries, st.data())
+def test_a_file_ends_where_it_is_and_others_go_on(found: list[Entry], data: st.DataObject) -> None:
+    done = data.draw(st.integers(0, curriculum.total_steps(found) - 1))
+    split = curriculum.inserted(found, data.draw(st.integers(0, done)), entry(99, 7))
+    place = curriculum.place(split, done)
+    assert place is not None
+    current = split[place.index]
+    after = curriculum.ended(split, done)
+    assert curriculum.cut(after, done) == curriculum.cut(split, done)
+    assert sum(one.steps for one in after if one.parts == current.parts) == place.local
+    others = [one for one in split if one.parts != current.parts]
+    assert curriculum.normalised([one for one in after if one.parts != current.parts]) == curriculum.normalised(others)
+
+
+@given(entries, st.data())
+def test_another_recipe_counts_from_the_next_step_of_the_file_on(found: list[Entry], data: st.DataObject) -> None:
+    found = [replace(one, recipe=canonical({**one.settings, "data": {}})) for one in found]
+    done = data.draw(st.integers(0, curriculum.total_steps(found) - 1))
+    place = curriculum.place(found, done)
+    assert place is not None
+    other = canonical({**found[place.index].settings, "learning_rate": 0.5})
+    after = curriculum.with_recipe(found, done, other)
+    assert curriculum.cut(after, done) == curriculum.cut(found, done)
+    now = curriculum.place(after, done)
+    assert now is not None
+    assert (after[now.index].recipe, now.local) == (other, place.local)
+    assert curriculum.with_recipe(after, done, other) == after
+    plain = [replace(one, recipe="") for one in after]
+    assert curriculum.normalised(plain) == [replace(one, recipe="") for one in found], "the steps are the same"
+
+
+def test_a_further_range_neither_resets_nor_warms_up_again() -> None:
+    a, u = entry(0, 12, carry_optimizer=False), entry(1, 8, carry_optimizer=False)
+    split = curriculum.inserted([a], 1, u)
+    assert [curriculum.schedule_origin(split, at) for at in range(3)] == [0, 1, 1], "the rest goes on where u was"
+    carried = curriculum.inserted([a], 1, entry(1, 8))
+    assert [curriculum.schedule_origin(carried, at) for at in range(3)] == [0, 0, 0]
+    other = curriculum.with_recipe([replace(a, recipe=recipe(carry_optimizer=False, data={}))], 1,
+                                   recipe(carry_optimizer=False, data={}, learning_rate=2))  # fmt: skip
+    assert [curriculum.schedule_origin(other, at) for at in range(2)] == [0, 0]
+
+
+def test_what_is_open_began_with_its_first_range() -> None:
+    c, a, u, b = entry(0, 8), entry(1, 12), entry(2, 8), entry(3, 4)
+    split = curriculum.inserted([c, a, b], 3, u)
+    assert [(one.parts[0].file_id, one.start) for one in split] == [(0, 0), (10, 0), (20, 0), (10, 1), (30, 0)]
+    assert [curriculum.first_range(split, at) for at in range(5)] == [0, 1, 2, 1, 4]
+    assert [curriculum.oldest_open(split, at) for at in range(5)] == [0, 2, 2, 2, 7]
+
+
+def test_what_was_joined_goes_on_with_further_steps_of_the_same_file() -> None:
+    a, b = entry(0, 12), entry(1, 8)
+    begun = [replace(a, stop=1), b]
+    since = [replace(a, stop=1), b, replace(a, start=1)]
+    assert curriculum.joined(begun, since) == since
+    assert curriculum.joined([a, b], since) == [a, b]
+    assert curriculum.joined([b], since) == [b, a]

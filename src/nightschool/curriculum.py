@@ -145,6 +145,71 @@ def cut(entries: Sequence[Entry], done: int) -> list[Entry]:
     return normalised(result)
 
 
+def divided(entries: Sequence[Entry], done: int) -> tuple[list[Entry], list[Entry]]:
+    """What is done after so many steps, and what is still to be done; a range in progress is in both, in two pieces."""
+    at = place(entries, done)
+    if at is None:
+        return list(entries), []
+    entry = entries[at.index]
+    begun = [replace(entry, stop=at.local)] if at.local > entry.start else []
+    return [*entries[: at.index], *begun], [replace(entry, start=at.local), *entries[at.index + 1 :]]
+
+
+def inserted(entries: Sequence[Entry], done: int, entry: Entry) -> list[Entry]:
+    """The curriculum in which `entry` is trained next, and what is in progress goes on afterwards."""
+    before, after = divided(entries, done)
+    return _rejoined(before, [entry, *after])
+
+
+def ended(entries: Sequence[Entry], done: int) -> list[Entry]:
+    """The curriculum in which the files of the next step end here; what follows of others stays.
+
+    Raises:
+        ValueError: there is no next step.
+    """
+    before, after = divided(entries, done)
+    if not after:
+        raise ValueError(f"after {done} steps nothing is left to be ended")
+    return _rejoined(before, [entry for entry in after if entry.parts != after[0].parts])
+
+
+def with_recipe(entries: Sequence[Entry], done: int, recipe: str) -> list[Entry]:
+    """The curriculum in which the files of the next step are trained by another recipe from there on.
+
+    Raises:
+        ValueError: there is no next step, or the recipe numbers the files' steps otherwise.
+    """
+    before, after = divided(entries, done)
+    if not after:
+        raise ValueError(f"after {done} steps nothing is left to be trained by another recipe")
+    new = replace(after[0], recipe=recipe)
+    if any(new.settings[key] != after[0].settings[key] for key in ("data", "train_batch_size", "epochs")):
+        raise ValueError("a recipe that changes which sequences a step trains on is for files that have not begun")
+    return _rejoined(before, [replace(e, recipe=recipe) if e.parts == new.parts else e for e in after])
+
+
+def _rejoined(done: list[Entry], after: Iterable[Entry]) -> list[Entry]:
+    """`done` with `after` behind it, merged where they meet. The places of what is done stay as they are."""
+    return [*done[:-1], *normalised([*done[-1:], *after])]
+
+
+def first_range(entries: Sequence[Entry], index: int) -> int:
+    """Where the training of the files of entry `index` began: that entry, or an earlier range of theirs."""
+    entry = entries[index]
+    if entry.start == 0:
+        return index
+    return next(at for at in range(index + 1) if entries[at].parts == entry.parts)
+
+
+def oldest_open(entries: Sequence[Entry], index: int) -> int:
+    """Steps done before the first step on any file that is in progress when entry `index` is.
+
+    One that was interrupted is in progress too: its rest follows.
+    """
+    open_ones = [index, *(at for at in range(index + 1, len(entries)) if entries[at].start > 0)]
+    return min(first_step(entries, first_range(entries, at)) for at in open_ones)
+
+
 def without(entries: Iterable[Entry], files: Collection[int]) -> list[Entry]:
     """The curriculum in which these data files were never dropped; the others keep their order and settings."""
     return _with_parts(entries, lambda part: [] if part.file_id in files else [part])
@@ -171,9 +236,16 @@ def _with_parts(entries: Iterable[Entry], change: Callable[[Part], list[Part]]) 
 
 
 def joined(first: Sequence[Entry], then: Sequence[Entry]) -> list[Entry]:
-    """`first`, and behind it what `then` trains on that `first` does not."""
+    """`first`, and behind it what `then` trains on that `first` does not: other files, and further steps of its own."""
     known = {file for entry in first for file in entry.file_ids}
-    return normalised([*first, *without(then, known)])
+    reached = {entry.parts: entry.stop for entry in first}
+    more: list[Entry] = []
+    for entry in then:
+        if entry.parts in reached:
+            more.append(replace(entry, start=max(entry.start, reached[entry.parts])))
+        else:
+            more += without([entry], known)
+    return normalised([*first, *more])
 
 
 def common_steps(one: Sequence[Entry], other: Sequence[Entry]) -> int:
@@ -229,7 +301,7 @@ class End(NamedTuple):
 
     @property
     def why(self) -> str | None:
-        """Why it is not learned after its last step; None where it is."""
+        """Why it is not learned after its last step, unless its rest waits in the queue; None where it is."""
         return None if self.stop == self.length else f"shelved after {self.stop} of its {self.length} steps"
 
 
@@ -285,15 +357,15 @@ def cells(
 def schedule_origin(entries: Sequence[Entry], index: int) -> int:
     """Steps done when the learning-rate schedule of entry `index` began: 0, or the start of the last entry that resets.
 
-    An entry with `carry_optimizer` false begins with fresh moments and a new warm-up; ranges of one file count once.
-    So does what follows an adopted state that came without moments.
+    An entry with `carry_optimizer` false begins with fresh moments and a new warm-up. A further range of files that
+    were begun earlier goes on with what is there, whatever lies in between. What follows an adopted state that came
+    without moments begins anew too.
     """
     for at in range(index, -1, -1):
         entry = entries[at]
         if entry.adopted and not entry.settings["adopted"]["moments"]:
             return first_step(entries, at) + entry.steps
-        continues = at > 0 and entries[at - 1].key() == entry.key() and entries[at - 1].stop == entry.start
-        if not entry.settings["carry_optimizer"] and not continues:
+        if not entry.settings["carry_optimizer"] and entry.start == 0:
             return first_step(entries, at)
     return 0
 

@@ -14,6 +14,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from nightschool.ledger import FileRow, Ledger
+from nightschool.ledger.files import TAKEN_OUT, WAITING_STATES
+from nightschool.queueing import PRIORITIES
 from nightschool.workspace import Layout
 
 RECENT = 256
@@ -23,7 +25,9 @@ SAMPLES = 200
 ENDINGS = 3
 """Endings that are told apart, the most frequent ones."""
 PACKED = (".gz", ".zst")
-PRIORITIES = {0: "high", 1: "normal", 2: "low"}
+CALLED = {number: word for word, number in PRIORITIES.items()}
+LEAVING = "leaving"
+"""Shown as the state of a file that was taken out of the queue and whose bytes are not archived yet."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Queued:
-    """A file that waits, is in training, or is to be trained once more after a cut (`again`).
+    """A file that waits, is in training, was `interrupted` for it, or is to be trained once more after a cut (`again`).
 
     `rows` is None until it is prepared, `steps` are those still to be done.
     """
@@ -153,8 +157,26 @@ def _work(sequences: int, tokens: float, epochs: int, rates: Rates, estimated: b
     return Work(steps, epochs * tokens / rates.speed if rates.speed else None, estimated)
 
 
+def _work_waiting(ledger: Ledger, row: FileRow, rates: Rates) -> Work:
+    """What a waiting file takes, or the rest of one that was begun."""
+    if row.state != "skipped":
+        return work_of(row, rates)
+    last = ledger.entries.of_file(row.id)[-1]
+    if row.id != last.file_ids[0]:
+        # Small files that are trained as one have their steps together: they are told with the first.
+        return Work(None, None, False)
+    left = last.steps_total - last.stop
+    return Work(left, left * rates.step_seconds if rates.step_seconds is not None else None, False)
+
+
 def work_waiting(ledger: Ledger, rates: Rates) -> Work:
     """What all waiting files take, gathered as they will be. Nothing waits: no steps, no time."""
+    rests = [_work_waiting(ledger, row, rates) for row in ledger.files.each("skipped")]
+    rest = together(*(one for one in rests if one.steps is not None))
+    return together(rest, _work_unbegun(ledger, rates))
+
+
+def _work_unbegun(ledger: Ledger, rates: Rates) -> Work:
     steps, tokens, small, known, estimated = 0, 0.0, 0.0, rates.batch is not None, False
     batch = rates.batch or 1
     for row in ledger.files.each("ready"):
@@ -225,7 +247,7 @@ def read_queue(layout: Layout, limit: int) -> Queue:
         files = _begun(ledger, rates, begun)
         files += first_waiting(ledger, rates, limit)
         total = together(begun, work_waiting(ledger, rates))
-    count = sum(counts[state] for state in ("arrived", "archived", "ready"))
+    count = sum(counts[state] for state in WAITING_STATES)
     return Queue(files, count, total.steps, total.seconds, total.estimated)
 
 
@@ -238,7 +260,9 @@ def _begun(ledger: Ledger, rates: Rates, begun: Work) -> list[Queued]:
         work = begun if len(unfinished) == 1 else Work(left, seconds, False)
         for file in entry.file_ids:
             row = _queued(ledger.files.get(file), work)
-            found.append(replace(row, state="again") if entry is not unfinished[0][0] else row)
+            if entry is not unfinished[0][0]:
+                row = replace(row, state="again" if entry.start == 0 else "interrupted")
+            found.append(row)
             # Small files that are trained as one have their steps together: they are told with the first.
             work = Work(None, None, False)
     return found
@@ -246,7 +270,7 @@ def _begun(ledger: Ledger, rates: Rates, begun: Work) -> list[Queued]:
 
 def first_waiting(ledger: Ledger, rates: Rates, limit: int) -> list[Queued]:
     """The first `limit` files that wait, in their order."""
-    return [_queued(row, work_of(row, rates)) for row in _first(ledger, limit)]
+    return [_queued(row, _work_waiting(ledger, row, rates)) for row in _first(ledger, limit)]
 
 
 def _first(ledger: Ledger, limit: int) -> list[FileRow]:
@@ -260,7 +284,8 @@ def _first(ledger: Ledger, limit: int) -> list[FileRow]:
 
 
 def _queued(row: FileRow, work: Work) -> Queued:
+    state = LEAVING if row.state == "arrived" and row.options.get(TAKEN_OUT) else row.state
     return Queued(
-        row.id, row.name, row.state, PRIORITIES[row.priority], row.bytes, row.rows_good, work.steps, work.seconds,
+        row.id, row.name, state, CALLED[row.priority], row.bytes, row.rows_good, work.steps, work.seconds,
         work.estimated,
     )  # fmt: skip

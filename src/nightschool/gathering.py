@@ -26,7 +26,7 @@ ALONE = "alone"
 
 def is_small(row: FileRow, gather_rows: int) -> bool | None:
     """Whether a file is gathered with its neighbours; None while that cannot be told yet."""
-    if gather_rows == 0 or (row.bytes or 0) > MOST_BYTES or row.options.get(ALONE):
+    if gather_rows == 0 or (row.bytes or 0) > MOST_BYTES or row.options.get(ALONE) or row.state == "skipped":
         return False
     return None if row.rows_good is None or row.state != "ready" else row.rows_good < gather_rows
 
@@ -54,7 +54,7 @@ def together(
 
 def awaited(queue: Iterable[FileRow], gather_rows: int) -> FileRow | None:
     """The first file that must be ready before the next ones can begin; None where there is none."""
-    return next((row for row in _candidates(queue, gather_rows) if row.state != "ready"), None)
+    return next((row for row in _candidates(queue, gather_rows) if row.state not in ("ready", "skipped")), None)
 
 
 def _candidates(queue: Iterable[FileRow], gather_rows: int) -> Iterator[FileRow]:

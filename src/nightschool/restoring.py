@@ -23,6 +23,7 @@ from nightschool import basemodel, curriculum, durable
 from nightschool.creation import must_be_free
 from nightschool.errors import CheckpointError, ModelError, NightschoolError, SettingsError, StorageError
 from nightschool.ledger import EntryRow, FileRow, Ledger
+from nightschool.ledger.files import REST
 from nightschool.record import entries_of, write_generation
 from nightschool.settings import load_settings, parse_settings
 from nightschool.snapshots import cut, second, serving, states, take
@@ -33,7 +34,17 @@ from nightschool.words import escape, in_bytes
 from nightschool.workspace import SETTINGS_NAME, Layout
 
 STAGED = ".tmp-restore-"
-OTHERS = ("supervisor", "state", "trainer", "hold", "intake_attempts", "save_asked", "paused", "snapshots_done")
+OTHERS = (
+    "supervisor",
+    "state",
+    "trainer",
+    "hold",
+    "intake_attempts",
+    "save_asked",
+    "paused",
+    "snapshots_done",
+    "orders",
+)
 """Machine rows that speak of the machine the snapshot was taken on."""
 PATIENCE = 60.0
 
@@ -291,7 +302,9 @@ def _set_right(layout: Layout, ledger: Ledger, saved: Saved, done: Restored) -> 
     begun = {file for entry in entries_of(ledger) for file in entry.file_ids}
     for id, why in missing.items():
         row = ledger.files.get(id)
-        if row.state in ("arrived", "archived", "ready") and id not in begun:
+        if row.state == "skipped":
+            ledger.files.set_option(id, REST, None)
+        if row.state == "skipped" or (row.state in ("arrived", "archived", "ready") and id not in begun):
             ledger.files.set_aside(id, why)
             done.lost.append(row.name)
     learned = sum(id in begun for id in missing)

@@ -9,6 +9,8 @@ from typing import Any
 
 from nightschool import durable, forecast, pausing
 from nightschool.ledger import CheckpointRow, Ledger
+from nightschool.ledger.files import WAITING_STATES
+from nightschool.ledger.machine import SETTINGS_PROBLEM
 from nightschool.workspace import Layout
 
 
@@ -39,6 +41,7 @@ class Status:
         prepared_bytes: size of the prepared data.
         catching_up: the step from which on `current_model/` holds the newest weights again, after a file was forgotten;
             None where it does.
+        settings_problem: why the running machine does not take the settings file as it is now; None where it does.
         metrics: the address that serves figures for Prometheus; None where none does.
     """
 
@@ -65,6 +68,7 @@ class Status:
     seconds_left: float | None
     prepared_bytes: int
     catching_up: int | None
+    settings_problem: str | None
     metrics: str | None
 
     def to_dict(self) -> dict[str, Any]:
@@ -101,7 +105,7 @@ def status_of(layout: Layout, ledger: Ledger) -> Status:
         step=done,
         lineage=newest.lineage if newest else None,
         current_file=current,
-        queued=sum(counts[key] for key in ("arrived", "archived", "ready")),
+        queued=sum(counts[key] for key in WAITING_STATES),
         learned=counts["learned"],
         rejected=counts["rejected"],
         loss=_finite(last.loss) if last else None,
@@ -120,6 +124,7 @@ def status_of(layout: Layout, ledger: Ledger) -> Status:
         seconds_left=_finite(everything.seconds),
         prepared_bytes=int((told.get("intake") or {}).get("prepared_bytes", 0)),
         catching_up=told.get("serving"),
+        settings_problem=told.get(SETTINGS_PROBLEM) if pid is not None else None,
         metrics=told.get("metrics") if pid is not None else None,
     )
 

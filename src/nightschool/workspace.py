@@ -64,6 +64,11 @@ class Layout:
         return self.root / ".nightschool"
 
     @property
+    def accepted_settings(self) -> Path:
+        """The settings that the running machine goes by: a copy of the file as it was taken last."""
+        return self.state / "accepted.toml"
+
+    @property
     def ledger(self) -> Path:
         """The SQLite database."""
         return self.state / "ledger.db"

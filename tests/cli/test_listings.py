@@ -105,8 +105,10 @@ def test_settings(here: Run, layout: Layout) -> None:
     assert (rows["lora.r"]["value"], rows["lora.r"]["class"]) == (8, "run")
     assert rows["checkpoints.save_steps"]["class"] == "operational"
     assert all(row["class"] in ("run", "entry", "operational") and row["meaning"] for row in rows.values())
-    marked = [line.split()[1] for line in here("settings").out.splitlines() if line.startswith("*")]
-    assert marked == ["model.name", "lora.r", "training.epochs"]
+    assert rows["training.epochs"]["source"] == "nightschool.toml"
+    lines = [line.split() for line in here("settings").out.splitlines()]
+    assert [line[0] for line in lines if "nightschool.toml" in line] == ["model.name", "lora.r", "training.epochs"]
+    assert ["training.epochs", "4", "nightschool.toml", "next", "file"] in lines
 
 
 def test_a12_a_malformed_setting_is_an_error_with_a_hint(here: Run, layout: Layout) -> None:

@@ -83,3 +83,12 @@ def test_the_program_ends_though_a_server_hangs(layout: Layout) -> None:
         done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     assert "did not come to an end within 0.5 s" in done.stdout
+
+
+def test_the_listing_of_settings_says_only_that_an_address_is_set(here: Run, layout: Layout) -> None:
+    set_to(layout, f'webhook = "http://x:{PASSWORD}@y/"\nurls = ["json://{PASSWORD}"]')
+    for arguments in (["settings"], ["settings", "--json"]):
+        result = here(*arguments)
+        assert PASSWORD not in result.out
+        assert result.out.count("(set, not shown)") >= 2
+    assert "(set, not shown)" not in here("settings").out.partition("notify.on ")[2]

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from nightschool import gathering
+from nightschool import gathering, inforce, queueing
 from nightschool.errors import ModelError, SettingsError
 from nightschool.intake import accept, packing, prepare, watch, worker
 from nightschool.intake import tools as intake_tools
 from nightschool.intake.recipe import is_current
 from nightschool.intake.tools import Tools
+from nightschool.ledger import NOW
 from tests import tiny
 
 from .workspaces import TODAY, Killed, Workspace, dying, lines
@@ -34,6 +35,30 @@ def test_files_are_prepared_a_few_ahead_and_the_head_of_the_queue_always(place, 
     assert place.work() == ["archived", "ready"]
     assert place.get(number).state == "ready"
     assert [place.get(n).state for n in numbers] == ["ready"] * 3 + ["archived"] * 2
+
+
+def test_a_file_that_interrupts_is_prepared_before_others_are_even_taken_in(place):
+    place.drop("a.jsonl", lines({"text": "a"}))
+    urgent = place.drop("u.jsonl", lines({"text": "u"}))
+    place.drop("z.jsonl", lines({"text": "z"}))
+    place.ledger.line.priority(urgent, NOW)
+    assert place.work()[:3] == ["archived", "ready", "archived"]
+    assert place.get(urgent).state == "ready"
+
+
+@pytest.mark.parametrize("text", ["some text", ""], ids=["good", "rejected"])
+def test_a_file_that_is_taken_out_of_the_queue_while_it_is_prepared_ends_nothing(place, text):
+    number = place.drop("a.jsonl", lines(*({"text": text} for _ in range(600))))
+    place.worker().step()
+
+    def between() -> bool:
+        if place.get(number).state == "archived":
+            queueing.remove(place.ledger, [place.get(number)])
+        return False
+
+    place.worker(stopping=between).step()
+    assert place.get(number).state == ("set_aside" if text else "rejected")
+    assert place.work() == []
 
 
 def test_small_files_are_prepared_as_many_ahead_as_begin_together(place, monkeypatch):
@@ -345,16 +370,19 @@ def test_a_file_set_back_to_archived_is_prepared_under_todays_settings(place):
     assert place.get(number).prepared != old
 
 
-def test_a_file_that_is_sent_back_is_prepared_by_the_settings_as_they_are_now(place):
-    """The trainer starts anew after a pause, with what the file says then; the worker goes on."""
+def test_settings_that_are_accepted_while_it_works_count_from_the_next_step_on(place):
     number = place.drop("a.jsonl", lines({"text": "a"}))
     busy = place.worker()
     assert [busy.step(), busy.step()] == ["archived", "ready"]
-    place.layout.settings_file.write_text(f'[model]\nname = "{place.model}"\n[data]\nmax_length = 77\n')
-    place.ledger.files.set_state(number, "archived")
-    assert busy.step() == "ready"
+    text = f'[model]\nname = "{place.model}"\n[data]\nmax_length = 77\n[training]\nepochs = 3\n'
+    place.layout.settings_file.write_text(text)
+    assert busy.step() is None, "what was not accepted does not count"
+    inforce.accept(place.layout, text.encode())
+    assert busy.step() == "ready", "what has not begun is prepared again"
     folder = place.layout.prepared / str(place.get(number).prepared)
     assert prepare.read_meta(folder)["recipe"]["max_length"] == 77
+    assert place.ledger.machine.get(worker.TOLD)["epochs"] == 3
+    assert busy.step() is None
 
 
 def test_is_current_compares_what_it_is_given():

@@ -103,8 +103,8 @@ def test_a8_only_the_states_that_lead_there_are_allowed(ledger: Ledger, state: S
         "archived": (lambda id: ledger.files.archived(id, "0", 1, "a"), {"arrived"}),
         "duplicate": (lambda id: ledger.files.duplicate(id, 1), {"arrived", "archived"}),
         "ready": (lambda id: ledger.files.prepared_as(id, "f", data_digest="d", **COUNTS), {"archived"}),
-        "rejected": (lambda id: ledger.files.reject(id, "why"), {"arrived", "archived", "ready"}),
-        "training": (lambda id: ledger.files.begin(id), {"ready"}),
+        "rejected": (lambda id: ledger.files.reject(id, "why"), {"arrived", "archived", "ready", "set_aside"}),
+        "training": (lambda id: ledger.files.begin(id), {"ready", "skipped"}),
         "trained": (lambda id: ledger.files.trained(id), {"training"}),
         "learned": (lambda id: ledger.files.learned([id]), {"training", "trained"}),
         "set_aside": (lambda id: ledger.files.set_aside(id, "why"), set(STATES)),
@@ -115,8 +115,8 @@ def test_a8_only_the_states_that_lead_there_are_allowed(ledger: Ledger, state: S
         if state == target or state in sources:
             move(id)
             assert ledger.files.get(id).state == target
-        elif target == "ready" and state in {"training", "trained"}:
-            move(id)  # the tokens were lost and made again
+        elif target == "ready" and state in {"training", "skipped", "trained", "set_aside"}:
+            move(id)  # the tokens were lost and made again; or it was set aside meanwhile
             assert ledger.files.get(id).state == state
         else:
             with pytest.raises(ValueError, match=f"file {id} is {state}; it cannot become"):
@@ -225,7 +225,7 @@ def test_e13_any_other_name_is_kept_as_it_is(ledger: Ledger, name: str) -> None:
 
 
 def test_a_priority_that_does_not_exist_is_refused(ledger: Ledger) -> None:
-    with pytest.raises(ValueError, match="a priority is 0, 1 or 2"):
+    with pytest.raises(ValueError, match="a priority is -1, 0, 1 or 2"):
         arrive(ledger, "a", priority=5)
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
-from nightschool import Workspace
+from nightschool import Workspace, queueing
 from nightschool.ledger import Ledger
 from nightschool.rebuilding.rebuild import rebuild
-from nightschool.record import write_generation
+from nightschool.record import entries_of, write_generation
+from nightschool.training import future
 from nightschool.workspace import Layout
 from tests.rebuilding import making
 
@@ -104,3 +107,31 @@ def test_c9_a_lost_generation_is_written_again(layout: Layout) -> None:
     layout.generation_file.write_text("rubbish")
     assert rebuild(layout).done
     assert layout.generation_file.read_text() == "3\n"
+
+
+def test_c9_the_rest_of_a_skipped_file_waits_again_or_is_put_back_by_hand(tmp_path: Path) -> None:
+    """A copy of the ledger knows that it waits; without one it is set aside, and nothing of it is lost."""
+    layout = making.workspace(tmp_path / "ws")
+    for name in ("a.jsonl", "b.jsonl"):
+        making.begin(layout, making.drop(layout, name))
+    with Ledger.open(layout.ledger) as ledger:
+        first, second = entries_of(ledger)
+        future.rewrite(ledger, [first, second], [replace(first, stop=1), second], 1)
+    making.save(layout, 3)
+    with Ledger.open(layout.ledger) as ledger:
+        queueing.skip(ledger, first.file_ids, first.recipe)
+    making.snapshot(layout, making.DAY, 3)
+    making.ruin(layout, "deleted")
+    rebuild(layout)
+    assert making.states(layout) == {"a.jsonl": "skipped", "b.jsonl": "training"}
+    shutil.rmtree(layout.snapshots / making.DAY)
+    making.ruin(layout, "deleted")
+    for copy in layout.state.glob("*.db*"):
+        copy.unlink()
+    rebuild(layout)
+    assert making.states(layout) == {"a.jsonl": "set_aside", "b.jsonl": "training"}
+    with Ledger.open(layout.ledger) as ledger:
+        row = ledger.files.get(1)
+        assert row.reason == "shelved after 1 of its 3 steps"
+        assert "with the 2 of its 3 steps that are left" in queueing.put_back(ledger, [row])
+        assert ledger.files.next_to_train() == ledger.files.get(1)

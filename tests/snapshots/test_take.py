@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nightschool import durable
+from nightschool import durable, inforce
 from nightschool.errors import BusyError, CheckpointError, SettingsError, StorageError
 from nightschool.ledger import Ledger
 from nightschool.record import read_record
@@ -53,6 +53,19 @@ def test_a_snapshot_holds_the_newest_checkpoint_the_model_the_ledger_and_the_set
     (found,) = states.of_snapshot(taken)
     assert states.problems(found, made.ROOT) == []
     assert states.find(layout, "latest").folder == folder / "checkpoint-30"
+
+
+def test_a12_a_settings_file_that_is_broken_just_now_is_not_what_a_snapshot_keeps(layout: Layout) -> None:
+    inforce.accept(layout, made.TOML.encode())
+    layout.settings_file.write_text("[model\n")
+    made.snapshot(layout)
+    assert (layout.snapshots / "2026-11-22" / "nightschool.toml").read_text() == made.TOML
+
+
+def test_a12_where_nothing_was_accepted_it_keeps_the_file_as_it_is(layout: Layout) -> None:
+    layout.settings_file.write_text("[model\n")
+    made.snapshot(layout)
+    assert (layout.snapshots / "2026-11-22" / "nightschool.toml").read_text() == "[model\n"
 
 
 def test_a_fully_trained_model_loads_from_the_root_too(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from nightschool.ledger import Ledger
 from nightschool.settings import Settings
 from nightschool.supervisor import run as supervisor
 from nightschool.workspace import Layout
-from tests.supervisor.fakes import Machine, commands, events, gone, log_text, wait_until
+from tests.supervisor.fakes import TOML, Machine, commands, events, gone, log_text, wait_until
 
 Start = Callable[..., Machine]
 
@@ -115,3 +115,21 @@ def test_b8_an_earlier_trainer_that_is_still_saving_is_waited_for(
         assert not events(layout, "trainer.started")
     assert running.end()[0] == 0
     assert len(events(layout, "trainer.started")) == 1
+
+
+def test_a12_a_change_of_settings_restarts_the_trainer_only_where_it_must(layout: Layout, machine: Start) -> None:
+    running = machine()
+    at_work(layout, running)
+    layout.settings_file.write_text(TOML + "[checkpoints]\nsave_steps = 7\n")
+    wait_until(lambda: "checkpoints.save_steps 1250 → 7 (now)" in log_text(layout))
+    layout.settings_file.write_text("[model\n")
+    wait_until(lambda: "is not valid TOML" in log_text(layout))
+    assert len(events(layout, "trainer.started")) == 1
+    assert running.process.poll() is None
+    layout.settings_file.write_text(TOML + "[numerics]\nthreads = 1\n")
+    wait_until(lambda: events(layout, "trainer.saved"), "it saves and ends")
+    (layout.inbox / "b.jsonl").write_text("{}\n")
+    wait_until(lambda: len(events(layout, "trainer.started")) == 2, "there is work: it is started again by itself")
+    assert layout.accepted_settings.read_text().endswith("threads = 1\n")
+    running.signal(signal.SIGTERM)
+    assert running.end()[0] == 0

@@ -12,7 +12,8 @@ import pytest
 
 from nightschool.errors import StorageError
 from nightschool.ledger import Ledger, StepRow
-from nightschool.settings import NotifySettings
+from nightschool.settings import NotifySettings, parse_settings
+from nightschool.settings.changes import Change, changes
 from nightschool.telling import teller
 from nightschool.telling.message import Message
 from nightschool.telling.policy import GAP, GATHER
@@ -297,3 +298,14 @@ def test_a_trial_says_for_each_and_does_not_wait_for_one_that_hangs(world: World
         "It did not come to an end within 0.2 s.", "No.",
     ]  # fmt: skip
     forever.release()
+
+
+def test_a_change_of_addresses_is_told_without_them() -> None:
+    old, new = (
+        parse_settings({"model": {"name": "x"}, "notify": {"urls": [f"json://{word}"], "webhook": f"http://{word}"}})
+        for word in ("oldsecret", "newsecret")
+    )
+    text = ", ".join(str(change) for change in changes(old, new))
+    assert "notify.urls (set, not shown) → (set, not shown)" in text
+    assert "secret" not in text
+    assert "data.max_length 2048 → 99" in str(Change("data.max_length", "entry", 2048, 99))  # the others are shown

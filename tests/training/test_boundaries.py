@@ -186,7 +186,7 @@ def test_f4_a_change_of_numerics_is_listed(base: Path, tmp_path: Path) -> None:
     assert found.good
     (change,) = found.numerics
     assert change["step"] == 3
-    assert change["changes"] == ["training.micro_batch_size: 2 before, 1 now"]
+    assert change["changes"] == ["sequences in a cell (training.micro_batch_size): 2 before, 1 now"]
     record = checkpoint.read_record(layout.checkpoints()[-1][1])
     assert record.numerics_changes == [{"step": 3, "changes": change["changes"]}]
 

@@ -124,7 +124,7 @@ def test_a14_control_a_measurement_with_a_trace_is_seen(
 
 
 def holdout(trainer: Trainer, **changes: Any) -> Holdout:
-    options: dict[str, Any] = {"seconds": 30.0, "cell": 2, "stopping": trainer.stop.is_set, **changes}
+    options: dict[str, Any] = {"seconds": 30.0, "stopping": trainer.stop.is_set, **changes}
     return Holdout(trainer.loop, trainer.ledger, trainer._open_holdout, **options)
 
 

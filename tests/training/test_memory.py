@@ -265,3 +265,27 @@ def test_f1_a_model_that_finds_no_room_is_told_by_who_is_to_blame(
         patch.setattr(memory, "others_hold", lambda _: "other programs hold 20 GB of 24 GB")
         with pytest.raises(DeviceError, match="other programs hold"):
             rig.run(layout)
+
+
+@pytest.mark.parametrize("rows", [2, 1])
+def test_f1_a_measurement_that_does_not_fit_costs_no_training(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    """Two rows are taken one by one; where one does not fit, there is no measurement."""
+    layout = two_files(tmp_path / "run", base)
+    found: list[float | None] = []
+
+    def on_start(trainer: Trainer) -> None:
+        sequences = [(one.ids, one.train, one.lengths) for one in rig.sequences(2, 5)]
+        whole = trainer.loop.evaluate(sequences)
+        with monkeypatch.context() as patch:
+            told = too_small_for(rows, patch)
+            told["passes"] = 1
+            try:
+                found.append(trainer.loop.evaluate(sequences) - whole)
+            except torch.OutOfMemoryError:
+                found.append(None)
+
+    rig.run(layout, on_start=on_start)
+    assert found == ([pytest.approx(0.0, abs=1e-3)] if rows == 2 else [None])
+    assert rig.states(layout) == {"a": "learned", "b": "learned"}

@@ -19,6 +19,7 @@ STATUS = Status(
     last_snapshot={"name": "2026-11-24", "step": 9000, "path": "s", "taken_at": "2026-11-24T03:00:00+00:00"},
     reason="monday.jsonl", since="2026-11-24T21:04:00+00:00", pid=1, paused=False, duplicates=0, set_aside=2,
     workspace="/w", steps_queued=4300, seconds_left=19_000.0, prepared_bytes=1, catching_up=None, metrics=None,
+    settings_problem=None,
 )  # fmt: skip
 
 VIEW = View(

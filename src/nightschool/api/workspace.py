@@ -10,20 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from nightschool import adding, durable, pausing
+from nightschool.api.line import Line
 from nightschool.api.past import Past
 from nightschool.errors import CheckpointError, DataError, ModelError, NightschoolError
-from nightschool.forecast import Queue, read_queue
 from nightschool.intake import sidecar
 from nightschool.intake.glance import Glance, glance
-from nightschool.ledger import HIGH, LOW, NORMAL, Arrival, CheckpointRow, FileRow, HoldoutRow, Ledger
+from nightschool.ledger import Arrival, CheckpointRow, FileRow, HoldoutRow, Ledger
+from nightschool.queueing import PRIORITIES
 from nightschool.status import Status, read_status
 from nightschool.workspace import find_workspace
 
 if TYPE_CHECKING:
     from nightschool.settings import Settings
 
-Priority = Literal["high", "normal", "low"]
-PRIORITIES: dict[str, int] = {"high": HIGH, "normal": NORMAL, "low": LOW}
+Priority = Literal["now", "high", "normal", "low"]
 LOOKED_AT = 50
 """Files of one `add` whose beginnings are looked at."""
 
@@ -49,7 +49,7 @@ class Added:
     glance: Glance | None
 
 
-class Workspace(Past):
+class Workspace(Past, Line):
     """A workspace on disk. Works with or without a running machine: both sides meet in the ledger."""
 
     @classmethod
@@ -135,7 +135,7 @@ class Workspace(Past):
         Args:
             data: path of a file; or rows as dicts (`{"text": ...}`, `{"messages": [...]}`, `{"prompt", "completion"}`),
                 from a list, a generator or a `datasets.Dataset`, which are kept as a JSONL file.
-            priority: place in the queue.
+            priority: place in the queue; `now` interrupts the file in training, which goes on afterwards.
             epochs: passes over this file, instead of `training.epochs`.
             again: train it also if the same bytes were learned before.
             name: what to call it; the file's name, or one made from the time, if not given.
@@ -238,14 +238,6 @@ class Workspace(Past):
         except NightschoolError:
             columns = {}  # the machine will say so; the bytes are safe all the same
         return glance(path, name, {**columns, **(options.get("columns") or {})})
-
-    def queue(self, limit: int = 50) -> Queue:
-        """What waits to be learned, the first `limit` files of it, and how long all of it takes.
-
-        Raises:
-            WorkspaceError, StorageError: the ledger is not there or cannot be read.
-        """
-        return read_queue(self.layout, limit)
 
     def status(self) -> Status:
         """What the machine is doing, read in a few milliseconds.

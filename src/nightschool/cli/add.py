@@ -37,6 +37,10 @@ def add(
         ),
     ],
     priority: Annotated[Priority, typer.Option(help="Files of a higher priority go first.")] = Priority.normal,
+    now: Annotated[
+        bool,
+        typer.Option("--now", help="Learn it at once: what is in training is interrupted, and goes on afterwards."),
+    ] = False,
     epochs: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Passes over these files; default: training.epochs.")
     ] = None,
@@ -56,7 +60,8 @@ def add(
     after an error none. Settings beside a file, in FILE.toml, are taken with it (`epochs`, `[columns]`).
     """
     options: dict[str, Any] = {
-        "priority": priority.value, "epochs": epochs, "again": again, "columns": columns_of(columns or []),
+        "priority": "now" if now else priority.value, "epochs": epochs, "again": again,
+        "columns": columns_of(columns or []),
     }  # fmt: skip
     if "-" in files and len(files) > 1:
         raise typer.BadParameter("- stands alone: standard input becomes one file.", param_hint="FILE")

@@ -28,6 +28,7 @@ COMMANDS = (
     "restore",
     "pause",
     "resume",
+    "skip",
     "stop",
     "verify",
     "lineage",

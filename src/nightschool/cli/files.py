@@ -29,9 +29,9 @@ def files(
 ) -> None:
     """List every data file and how far it has come.
 
-    States: arrived, archived, ready, training, trained, learned (a checkpoint holds it), duplicate, rejected,
-    set_aside, forgotten. HELD OUT is the loss on rows of the file that are never trained on, before its first step and
-    after its last.
+    States: arrived, archived, ready, training, skipped (its rest waits), trained, learned (a checkpoint holds it),
+    duplicate, rejected, set_aside, forgotten. HELD OUT is the loss on rows of the file that are never trained on,
+    before its first step and after its last.
     """
     from nightschool.ledger.files import STATES
 

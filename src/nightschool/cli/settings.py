@@ -1,57 +1,64 @@
-"""`nightschool settings`: what is set, and when a change takes effect."""
+"""`nightschool settings`: what is set, where it comes from, and when a change takes effect."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
-from nightschool.cli.common import Json, layout_of, print_json, print_row
+from nightschool.cli.common import Json, print_json, print_row, workspace_of
+from nightschool.words import escape
+
+WIDTHS = (32, 26, 16, 10, 0)
 
 
-def settings(ctx: typer.Context, json: Json = False) -> None:
-    """Show every setting, its value and its class.
+def settings(
+    ctx: typer.Context,
+    now: Annotated[
+        bool,
+        typer.Option(
+            "--now", help="Let the file in training go on with what the file says now, as far as that can be."
+        ),
+    ] = False,
+    json: Json = False,
+) -> None:
+    """List every setting with its value, where that comes from, and when a change takes effect.
 
-    Values that differ from the default are marked with *. The file is read when `nightschool run` starts. Classes: run
-    (fixed once training began), entry (frozen for each file: [data] and model.chat_template_kwargs when it is prepared,
-    the rest when its training begins), operational (used from the next start on).
+    While the machine runs it looks at nightschool.toml, and takes a change a second or two after it was written. `now`:
+    at once. `next file`: a file is read and learned by the settings of when it begins. `new run`: fixed once training
+    has begun; `nightschool init NEW --from OLD` makes a new run of the same files. A file with a mistake in it changes
+    nothing. IN FORCE is what the running machine, or the file in training, goes by where that is something else.
+
+    With --now the learning rate, its schedule, weight decay, the optimizer's betas and epsilon, and the clipping of
+    gradients count from the next step of the file in training on; what decides its steps does not.
     """
-    from nightschool.settings import WHEN
-
-    found = list(_rows(layout_of(ctx)))
-    if json:
-        print_json(found)
+    workspace = workspace_of(ctx)
+    if now:
+        print(escape(workspace.settings_now()))
         return
-    print_row(("", "SETTING", "VALUE", "CLASS", "A CHANGE TAKES EFFECT"), (1, 32, 28, 11, 0))
-    for row in found:
-        value = row["value"]
-        text = str(value).lower() if isinstance(value, bool) else "" if value is None else str(value)
-        mark = "*" if value != row["default"] else ""
-        print_row((mark, row["name"], text, row["class"], WHEN[row["class"]]), (1, 32, 28, 11, 0))
+    from nightschool.settings import WHEN
+    from nightschool.settings.changes import masked, shown
+    from nightschool.standing import standing
+
+    found = standing(workspace.layout)
+    if json:
+        print_json([_plain(one) for one in found.settings])
+        return
+    if found.problem:
+        print(f"{escape(found.problem)}\n")
+    print_row(("SETTING", "VALUE", "FROM", "A CHANGE", "IN FORCE"), WIDTHS)
+    for one in found.settings:
+        force = "" if not one.differs else f"{shown(masked(one.name, one.in_force))} ({one.by})"
+        print_row((one.name, shown(masked(one.name, one.value)), one.source, WHEN[one.kind], force), WIDTHS)
 
 
-def _rows(layout: Any) -> Iterator[dict[str, Any]]:
-    from nightschool.settings import LORA_DEFAULTS, Settings, load_settings, sections
+def _plain(one: Any) -> dict[str, Any]:
+    from nightschool.settings import WHEN
+    from nightschool.settings.changes import masked
 
-    loaded = load_settings(layout.settings_file)
-    for section, model in sections().items():
-        for key, field in model.model_fields.items():
-            extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-            yield {
-                "name": f"{section}.{key}",
-                "value": getattr(getattr(loaded, section), key),
-                "default": None if field.is_required() else field.get_default(call_default_factory=True),
-                "class": str(extra.get("class")),
-                "meaning": field.description,
-            }
-        if section == "model":
-            lora = Settings.model_fields["lora"]
-            for key, value in loaded.lora_config().items():
-                yield {
-                    "name": f"lora.{key}",
-                    "value": value,
-                    "default": LORA_DEFAULTS.get(key),
-                    "class": "run",
-                    "meaning": lora.description,
-                }
+    value, in_force = masked(one.name, one.value), masked(one.name, one.in_force)
+    return {
+        "name": one.name, "value": value, "default": one.default, "class": one.kind, "takes_effect": WHEN[one.kind],
+        "source": one.source, "in_force": in_force, "in_force_by": one.by if one.differs else None,
+        "meaning": one.meaning,
+    }  # fmt: skip

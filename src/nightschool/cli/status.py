@@ -63,6 +63,8 @@ def _lines(found: Status) -> list[tuple[str, str]]:
     saved = found.last_checkpoint
     text = f"{saved['path']}, {local_time(saved['written_at'])}" if saved else "none yet"
     lines.append(("checkpoint", text))
+    if found.settings_problem:
+        lines.append(("settings", found.settings_problem))
     if found.catching_up is not None:
         lines.append(("in use", f"the model from before a file was forgotten, until step {found.catching_up:,}"))
     kept = found.last_snapshot

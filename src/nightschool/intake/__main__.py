@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from nightschool import durable, logs
+from nightschool import durable, inforce, logs
 from nightschool.errors import NightschoolError, StorageError
 from nightschool.intake.worker import Stopped, Worker, lower_priority
 from nightschool.ledger.ledger import Ledger
@@ -73,11 +73,14 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         layout.require()
-        settings = load_settings(layout.settings_file)
+        supervised = options.lifeline is not None
+        following = inforce.Follower(layout)  # first: what is accepted from here on is not missed
+        settings = inforce.read(layout) if supervised else load_settings(layout.settings_file)
         logs.setup(layout, settings, "intake")
         lower_priority()
         with durable.Lock(layout.intake_lock, "intake"), Ledger.open(layout.ledger) as ledger:
-            loop(Worker(layout, ledger, settings, stopping=lifeline.stopping), lifeline)
+            worker = Worker(layout, ledger, settings, stopping=lifeline.stopping, following=following)
+            loop(worker, lifeline)
     except NightschoolError as error:
         log.error("%s", error)
         sys.stderr.write(f"{error}\n")

@@ -30,7 +30,7 @@ from nightschool import durable
 from nightschool.errors import DataError, StorageError
 from nightschool.intake import rejected, sidecar
 from nightschool.intake.watch import ASIDE, UNWRITABLE, Stamp, held_open, stamp
-from nightschool.ledger.files import FileRow
+from nightschool.ledger.files import TAKEN_OUT, FileRow
 from nightschool.ledger.ledger import Ledger
 from nightschool.words import escape, in_bytes
 from nightschool.workspace import Layout
@@ -105,8 +105,12 @@ def take(layout: Layout, ledger: Ledger, row: FileRow, today: str) -> Outcome:
     else:
         place = _free_place(layout, row, today)
         with ledger.transaction():
+            # Looked up now: while its bytes were copied somebody may have taken it out of the queue.
+            out = ledger.files.get(row.id).options.get(TAKEN_OUT)
             ledger.files.archived(row.id, digest, size, place, options)
             ledger.events.add("file-archived", f"{row.name} is in {place}", file=row.id, bytes=size)
+            if out:
+                ledger.files.set_aside(row.id, out)
         log.info("%s is in %s (%s)", escape(row.name), escape(place), in_bytes(size))
     _finish(layout, ledger, ledger.files.get(row.id), digest, before)
     rejected.finish(layout, ledger, ledger.files.get(row.id))

@@ -15,13 +15,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nightschool import basemodel, durable, gathering
+from nightschool import basemodel, durable, gathering, inforce
 from nightschool.errors import DataError, NightschoolError, StorageError
 from nightschool.intake import accept, rejected
 from nightschool.intake.recipe import is_current
-from nightschool.ledger.files import FileRow
+from nightschool.ledger.files import NOW, FileRow
 from nightschool.ledger.ledger import Ledger
-from nightschool.settings import Settings, load_settings
+from nightschool.settings import Settings
 from nightschool.words import escape, in_bytes
 from nightschool.workspace import Layout
 
@@ -75,11 +75,12 @@ class Worker:
         *,
         stopping: Callable[[], bool] = lambda: False,
         today: Callable[[], str] = lambda: time.strftime("%Y-%m-%d"),
+        following: inforce.Follower | None = None,
     ) -> None:
         self._layout = layout
         self._ledger = ledger
         self._settings = settings
-        self._settings_text = _text_of(layout.settings_file)
+        self._following = following or inforce.Follower(layout)
         self._stopping = stopping
         self._today = today
         self._tools: Tools | None = None
@@ -102,18 +103,24 @@ class Worker:
             durable.sweep(self._layout.prepared)
             self._recovered = True
             self._tell_settings()
+        self._follow_settings()
         try:
             if not self._looked:
                 self._send_back_outdated()
                 self._clean()
                 self._looked = True
-            return self._take() or self._prepare_next() or self._prepare_again()
+            return self._urgent() or self._take() or self._prepare_next() or self._prepare_again()
         except Exception as error:
             # What was left half done is finished before anything else is begun.
             self._recovered = False
             if isinstance(error, OSError):
                 raise StorageError(f"The disk refuses ({error}). Nothing is lost.", error.errno) from error
             raise
+
+    def _urgent(self) -> str | None:
+        """Prepare the file for which training is to be interrupted, before others are even taken in."""
+        head = self._ledger.files.next_to_train()
+        return self._prepare_next() if head and head.priority == NOW and head.state == "archived" else None
 
     def _take(self) -> str | None:
         row = self._ledger.files.next_to_take()
@@ -136,8 +143,6 @@ class Worker:
             row = gathering.awaited(waiting, self._settings.inbox.gather_rows)
         if row is None or row.state != "archived":
             return None
-        if row.prepared is not None:
-            self._read_settings_again()
         tries, restarts = self._attempts(row)
         if max(tries, restarts) >= TRIES:
             reason = f"preparing it ended the intake process {tries} times"
@@ -159,17 +164,13 @@ class Worker:
             self._add_size(-size)
         return outcome
 
-    def _read_settings_again(self) -> None:
-        """Take over what changed in the settings file, if anything did since it was read.
-
-        For a file that came back: a trainer that started later goes by newer settings, and would send back for ever
-        what is prepared under those of before.
-        """
-        text = _text_of(self._layout.settings_file)
-        if text == self._settings_text:
+    def _follow_settings(self) -> None:
+        """Take over settings that were accepted since the last step; what waits is looked at anew, as at a start."""
+        settings = self._following.look()
+        if settings is None:
             return
-        self._settings, self._settings_text, self._tools = load_settings(self._layout.settings_file), text, None
-        log.info("%s was changed; files are prepared by it from now on", self._layout.settings_file.name)
+        self._settings, self._tools, self._looked = settings, None, False
+        self._refused_again.clear()
         self._tell_settings()
 
     def _room_ahead(self) -> bool:
@@ -285,7 +286,7 @@ class Worker:
     def _prepare_again(self) -> str | None:
         """Prepare again what the trainer needs and someone removed."""
         files = self._ledger.files
-        for state in ("training", "trained", "ready"):
+        for state in ("training", "skipped", "trained", "ready"):
             for row in files.each(state):
                 if row.prepared is None or (self._layout.prepared / row.prepared / durable.MANIFEST).exists():
                     continue
@@ -304,13 +305,6 @@ class Worker:
         """The data recipe in the file's entry; None where it has none, and today's settings apply."""
         entries = self._ledger.entries.of_file(row.id)
         return json.loads(entries[0].recipe)["data"] if entries else None
-
-
-def _text_of(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return None
 
 
 def size_below(folder: Path) -> int:

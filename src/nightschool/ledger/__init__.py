@@ -8,6 +8,7 @@
     checkpoints.py  what was saved, and what became of it                buckets.py rolled-up steps for long curves
     boundaries.py   proof that state was carried from file to file       holdouts.py loss on rows never trained on
     events.py       what happened, for people                            machine.py small values by name
+    line.py         moving a file in the queue
 
 Imports nothing outside the standard library, and is quick to import: `nightschool status` depends on it.
 """
@@ -17,7 +18,7 @@ from nightschool.ledger.buckets import BucketRow
 from nightschool.ledger.checkpoints import CheckpointRow
 from nightschool.ledger.entries import EntryRow
 from nightschool.ledger.events import EventRow
-from nightschool.ledger.files import HIGH, LOW, NORMAL, Arrival, FileRow
+from nightschool.ledger.files import HIGH, LOW, NORMAL, NOW, Arrival, FileRow
 from nightschool.ledger.holdouts import HoldoutRow
 from nightschool.ledger.ledger import Ledger
 from nightschool.ledger.steps import StepRow
@@ -26,6 +27,7 @@ __all__ = [
     "HIGH",
     "LOW",
     "NORMAL",
+    "NOW",
     "Arrival",
     "BoundaryRow",
     "BucketRow",

@@ -127,6 +127,18 @@ class Entries:
             self._insert([replace(row, position=position) for position, row in enumerate(rows)])
             self._database.write("UPDATE entries_revision SET revision = revision + 1")
 
+    def replace_from(self, position: int, rows: Sequence[EntryRow]) -> None:
+        """Make `rows` the list from `position` on, in one transaction; what is before it stays.
+
+        Their positions are given, and the time to those that have none.
+        """
+        now = self._database.now()
+        with self._database.transaction():
+            self._database.write("DELETE FROM entries WHERE position >= ?", (position,))
+            self._database.write("DELETE FROM entry_parts WHERE position >= ?", (position,))
+            self._insert([replace(r, position=position + at, began_at=r.began_at or now) for at, r in enumerate(rows)])
+            self._database.write("UPDATE entries_revision SET revision = revision + 1")
+
     def _insert(self, rows: Sequence[EntryRow]) -> None:
         for row in rows:
             if not 0 <= row.start <= row.stop <= row.steps_total:

@@ -1,10 +1,12 @@
 """What was dropped, and how far each file has come: the queue and the history of files.
 
     arrived -> archived -> ready -> training -> trained -> learned     duplicate   rejected   set_aside   forgotten
+                                    |      ^
+                                    skipped
 
 `arrived`: seen, its bytes still where they were dropped. `archived`: kept byte for byte. `ready`: tokenised.
-`training`: has an entry. `trained`: its last step is done. `learned`: a checkpoint holds its last step. The others
-end there, with a reason.
+`training`: has an entry. `skipped`: its entry ended early, and the rest of it waits in the queue. `trained`: its last
+step is done. `learned`: a checkpoint holds its last step. The others end there, with a reason.
 """
 
 from __future__ import annotations
@@ -18,8 +20,14 @@ from nightschool.errors import DataError
 from nightschool.ledger.database import PAGE, Database, decode, encode, page_size
 from nightschool.ledger.order import natural_key
 
-HIGH, NORMAL, LOW = 0, 1, 2
-"""Priorities: a lower number goes first."""
+NOW, HIGH, NORMAL, LOW = -1, 0, 1, 2
+"""Priorities: a lower number goes first. NOW interrupts the file in training."""
+
+REST = "rest"
+"""The option of a file whose entry ended early and whose remaining steps are to be trained later: the recipe they are
+trained by. What they are follows from the entries: all behind the last one's end."""
+TAKEN_OUT = "taken_out"
+"""The option of a file that left the queue before its bytes were archived, with why: it is set aside when they are."""
 
 ENTER_PAGE = 2000
 """Files entered or asked for in one go: a hundred thousand at once would keep the trainer's commits waiting."""
@@ -28,9 +36,12 @@ TAKEN_OVER = "what the run began with; its data is not here"
 """The reason shown with what stands for an adopted state."""
 
 State = Literal[
-    "arrived", "archived", "ready", "training", "trained", "learned", "duplicate", "rejected", "set_aside", "forgotten"
-]
+    "arrived", "archived", "ready", "training", "skipped", "trained", "learned", "duplicate", "rejected", "set_aside",
+    "forgotten",
+]  # fmt: skip
 STATES: tuple[State, ...] = get_args(State)
+WAITING_STATES: tuple[State, ...] = ("arrived", "archived", "ready", "skipped")
+"""States in which a file is in the queue."""
 
 SCHEMA = (
     """CREATE TABLE files (
@@ -48,13 +59,23 @@ SCHEMA = (
     "CREATE INDEX files_source ON files (source) WHERE state = 'arrived'",
 )
 
+MOVED = (
+    # The rest of a file that was skipped waits in the queue too.
+    "DROP INDEX files_queue",
+    """CREATE INDEX files_queue ON files (priority, batch, sort_key, id)
+        WHERE state IN ('arrived', 'archived', 'ready', 'skipped')""",
+    # The newest row need not have the highest number any more.
+    "CREATE INDEX files_batch ON files (batch)",
+)
+"""What format 3 changed: files can be moved in the queue."""
+
 _COLUMNS = (
     "id, name, sha256, bytes, priority, batch, sort_key, source, archive, options, state, reason, shape, rows_good, "
     "rows_bad, tokens, label_tokens, sequences, prepared, data_digest, duplicate_of, arrived_at, learned_at"
 )
 _QUEUE_ORDER = "ORDER BY priority, batch, sort_key, id"
 # The condition is the index's word for word, or SQLite could not use it. Left to itself it takes another and sorts.
-_WAITING = "INDEXED BY files_queue WHERE state IN ('arrived', 'archived', 'ready')"
+_WAITING = f"INDEXED BY files_queue WHERE state IN {WAITING_STATES}"
 _STAGE = "INDEXED BY files_stage WHERE state ="
 
 
@@ -154,7 +175,8 @@ class Files:
 
     def _insert(self, rows: Sequence[tuple[Any, ...]]) -> int:
         """Insert rows of `_in_order` as the next batch; the highest id before."""
-        last, batch = self._database.row("SELECT id, batch FROM files ORDER BY id DESC LIMIT 1") or (0, 0)
+        last = int(self._database.value("SELECT coalesce(max(id), 0) FROM files"))
+        batch = self._last_batch()
         now = self._database.now()
         self._database.write_many(
             "INSERT INTO files (sort_key, source, name, priority, options, bytes, batch, arrived_at, state) "
@@ -166,7 +188,7 @@ class Files:
 
     def taken_over(self, name: str, data_digest: str, sequences: int) -> int:
         """Enter what was learned elsewhere, before the run began here: learned, and without data. Returns its id."""
-        _, batch = self._database.row("SELECT id, batch FROM files ORDER BY id DESC LIMIT 1") or (0, 0)
+        batch = self._last_batch()
         now = self._database.now()
         written = self._database.write(
             "INSERT INTO files (name, priority, batch, sort_key, source, options, state, reason, shape, data_digest, "
@@ -175,6 +197,9 @@ class Files:
         )
         assert written.lastrowid is not None  # an INSERT always has one
         return written.lastrowid
+
+    def _last_batch(self) -> int:
+        return int(self._database.value("SELECT coalesce(max(batch), 0) FROM files"))
 
     def withdraw(self, id: int) -> None:
         """Forget an arrived file of which nothing was taken. Its number is never given again."""
@@ -239,8 +264,9 @@ class Files:
             state = self.get(id).state
             self._move(
                 id,
-                state if state in ("training", "trained") else "ready",
-                ("archived", "ready", "training", "trained"),
+                state if state in ("training", "skipped", "trained", "set_aside") else "ready",
+                # Set aside by hand while its tokens were made: it stays so.
+                ("archived", "ready", "training", "skipped", "trained", "set_aside"),
                 prepared=prepared,
                 shape=shape,
                 rows_good=rows_good,
@@ -263,11 +289,11 @@ class Files:
         unknown = set(counts) - {"shape", "rows_good", "rows_bad", "sha256", "bytes", "archive"}
         if unknown:
             raise TypeError(f"reject() cannot record {', '.join(sorted(unknown))}")
-        self._move(id, "rejected", ("arrived", "archived", "ready"), reason=reason, **counts)
+        self._move(id, "rejected", ("arrived", "archived", "ready", "set_aside"), reason=reason, **counts)
 
     def begin(self, id: int) -> None:
         """The file has its entry now."""
-        self._move(id, "training", ("ready",))
+        self._move(id, "training", ("ready", "skipped"))
 
     def trained(self, id: int) -> None:
         """The file's last step is done, but in no checkpoint yet."""
@@ -320,9 +346,9 @@ class Files:
         return None
 
     def set_option(self, id: int, key: str, value: Any) -> None:
-        """Set one of a file's own settings."""
+        """Set one of a file's own settings; None removes it."""
         with self._database.transaction():
-            options = encode({**self.get(id).options, key: value})
+            options = encode({k: v for k, v in {**self.get(id).options, key: value}.items() if v is not None})
             self._database.write("UPDATE files SET options = ? WHERE id = ?", (options, id))
 
     def take_place(self, id: int, of: int) -> None:
@@ -444,5 +470,5 @@ def _check(arrival: Arrival) -> None:
         except UnicodeEncodeError as error:
             shown = text.encode(errors="backslashreplace").decode()
             raise DataError(f"The name of {shown} is not valid UTF-8. Rename the file and drop it again.") from error
-    if arrival.priority not in (HIGH, NORMAL, LOW):
-        raise ValueError(f"a priority is {HIGH}, {NORMAL} or {LOW}, not {arrival.priority!r}")
+    if arrival.priority not in (NOW, HIGH, NORMAL, LOW):
+        raise ValueError(f"a priority is {NOW}, {HIGH}, {NORMAL} or {LOW}, not {arrival.priority!r}")

@@ -17,6 +17,7 @@ from nightschool.ledger.entries import Entries
 from nightschool.ledger.events import Events
 from nightschool.ledger.files import Files
 from nightschool.ledger.holdouts import Holdouts
+from nightschool.ledger.line import Line
 from nightschool.ledger.machine import Machine
 from nightschool.ledger.steps import Steps
 
@@ -24,7 +25,7 @@ from nightschool.ledger.steps import Steps
 class Ledger:
     """An open ledger. Threads may share one; every process opens its own.
 
-    `files`, `entries`, `steps`, `checkpoints`, `boundaries`, `holdouts`, `events` and `machine` are the table
+    `files`, `line`, `entries`, `steps`, `checkpoints`, `boundaries`, `holdouts`, `events` and `machine` are the table
     families. Every method of theirs that writes is one durable transaction by itself; `transaction()` joins several
     into one. Each of them may raise StorageError: the disk is full (errno ENOSPC), read-only, or failing, the file
     is damaged, or it stayed locked.
@@ -34,6 +35,7 @@ class Ledger:
         self._database = database
         self.path = database.path
         self.files = Files(database)
+        self.line = Line(database, self.files)
         self.amounts = Amounts(database)
         self.entries = Entries(database)
         self.steps = Steps(database)

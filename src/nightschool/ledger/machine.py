@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from nightschool.ledger.database import Database, decode, encode
 
 SCHEMA = ("CREATE TABLE machine (key TEXT PRIMARY KEY, value TEXT NOT NULL, updated_at TEXT NOT NULL) WITHOUT ROWID",)
+
+SETTINGS_PROBLEM = "settings_problem"
+"""The key for why the settings file, as it is now, is not taken by the running machine; not set while it is."""
 
 
 class Machine:
@@ -35,6 +39,12 @@ class Machine:
     def all(self) -> dict[str, Any]:
         """Every value by its key, read in one go: they belong to the same moment."""
         rows = self._database.rows("SELECT key, value FROM machine ORDER BY key")
+        return {key: decode(value, self._database.path, f"the value of {key!r}") for key, value in rows}
+
+    def several(self, keys: Sequence[str]) -> dict[str, Any]:
+        """The values of some keys, those that are set, read in one go."""
+        marks = ", ".join("?" * len(keys))
+        rows = self._database.rows(f"SELECT key, value FROM machine WHERE key IN ({marks})", tuple(keys))
         return {key: decode(value, self._database.path, f"the value of {key!r}") for key, value in rows}
 
     def delete(self, key: str) -> None:

@@ -40,6 +40,7 @@ MIGRATIONS: tuple[Migration, ...] = (
         ),
     ),
     Migration(2, "entries over several files, hold-out losses", (*entries.SEVERAL_FILES, *holdouts.SCHEMA)),
+    Migration(3, "files that are moved in the queue, or wait with the rest of their steps", files.MOVED),
 )
 
 

@@ -16,6 +16,7 @@ from nightschool.intake.prepare import folder_name
 from nightschool.ledger import NORMAL, FileRow
 from nightschool.ledger.files import State as FileState
 from nightschool.ledger.order import natural_key
+from nightschool.queueing import state_of
 from nightschool.rebuilding.evidence import Archived, Evidence, Prepared, Refused
 from nightschool.rebuilding.history import History
 from nightschool.words import escape
@@ -99,28 +100,26 @@ class _Maker:
 
     def _learned(self) -> dict[int, int]:
         """Rows of the files that the run has learned or is learning; the step at which each ends."""
-        ends: dict[int, int] = {}
+        ends = curriculum.ends(self.history.entries)
         parts: dict[int, tuple[Part, Entry]] = {}
-        end = 0
         for entry in self.history.entries:
-            end += entry.steps
-            ends.update(dict.fromkeys(entry.file_ids, end))
             parts.update({part.file_id: (part, entry) for part in entry.parts})
         for id, (part, entry) in sorted(
             parts.items(), key=lambda item: (item[1][0].data_digest not in self.digests, item[0])
         ):
-            state: FileState = "learned" if ends[id] <= self.history.done else "training"
             row = self.rows.get(id)
+            state = state_of(row or _empty(id, self.inbox), ends[id], self.history.done)
+            why = ends[id].why if state == "set_aside" else None
             if row is not None and row.data_digest not in (None, part.data_digest):
                 # The copy gave this number to another file: what was learned counts.
                 if row.archive is not None:
                     self._give_back(row.archive)
                 row = None
             if row is not None and row.data_digest == part.data_digest:
-                self.rows[id] = replace(row, state=state, reason=None)
+                self.rows[id] = replace(row, state=state, reason=why)
             else:
-                self.rows[id] = self._matched(part, entry, row, state)
-        return ends
+                self.rows[id] = replace(self._matched(part, entry, row, state), reason=why)
+        return {id: end.step for id, end in ends.items()}
 
     def _free_called(self, name: str) -> list[Archived]:
         return [one for one in self.called.get(name, []) if one.place in self.free]

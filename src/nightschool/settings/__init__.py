@@ -2,7 +2,8 @@
 
 Three classes of settings. *run*: part of the run's root, fixed once training began; another value needs a new run.
 *entry*: frozen for each file, those that decide its tokens when it is prepared, the rest when its training begins; a
-change is for the next file. *operational*: in no hash; a change counts at once.
+change is for the next file. *operational*: in no hash; a change counts at once, while the machine runs too (`changes`
+says what has to happen for it).
 """
 
 from nightschool.settings.reading import load_settings, parse_settings

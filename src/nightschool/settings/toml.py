@@ -12,7 +12,7 @@ def render_default_toml(values: dict[str, dict[str, Any]]) -> str:
     """A commented settings file: every setting with its meaning; those in `values` are set, the rest show defaults."""
     lines = [
         "# nightschool settings. A line that begins with # shows the default; take the # away to change it.",
-        "# This file is read when `nightschool run` starts. In brackets: when a change takes effect.",
+        "# It may be changed while the machine runs. In brackets: when a change takes effect. new run: it is fixed.",
         "",
     ]
     for section, model in sections().items():

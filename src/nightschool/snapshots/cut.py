@@ -23,11 +23,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from nightschool import curriculum, durable
+from nightschool import curriculum, durable, queueing
 from nightschool.curriculum import Entry, Part
 from nightschool.errors import CheckpointError, NightschoolError
 from nightschool.ledger import EntryRow, Ledger
-from nightschool.ledger.files import State
+from nightschool.ledger.files import REST, State
 from nightschool.record import belongs, entries_of, read_generation, read_record, root_digest, write_generation
 from nightschool.snapshots import purge, serving
 from nightschool.snapshots.holding import held, way_back
@@ -40,7 +40,8 @@ PENDING = "cut"
 """The machine row with what is left to do of a cut: {"generation", "undone", "step", "staged", "purge", ...}."""
 LAST_CUT = "last_cut"
 """The machine row with what the last cut did, for taking it back: {"undone": its folder in `undone/`, "files": the ids
-of all in its curriculum}. The generation tells that not: a cut that never came about leaves one out."""
+of all in its curriculum, "reach": the local step up to which that goes in each}. The generation tells that not: a cut
+that never came about leaves one out."""
 HOLD = "hold"
 """The machine row that asks the supervisor to let its children rest: {"pid", "why"}."""
 REPLACING = "replacing"
@@ -56,6 +57,7 @@ class Cut:
         entries: the curriculum from now on. What of it lies behind `step` is trained again.
         start: the state to go on from; None for the base model.
         files: ids of files whose state changes otherwise than by the entries: the new state, and why.
+        rests: files of which the rest waits in the queue after it, each with the recipe it is trained by.
         keep_serving: `current_model/` keeps its weights until the run has caught up with `entries`.
         purge: ids of the files whose every trace is removed.
         second_place: where copies of snapshots and archive are to be purged too.
@@ -65,6 +67,7 @@ class Cut:
     entries: list[Entry]
     start: Saved | None
     files: Mapping[int, tuple[State, str]] = field(default_factory=dict)
+    rests: Mapping[int, str] = field(default_factory=dict)
     keep_serving: bool = False
     purge: Sequence[int] = ()
     second_place: Path | None = None
@@ -179,7 +182,8 @@ def _switch(layout: Layout, ledger: Ledger, cut: Cut, note: dict[str, Any]) -> N
                 ledger.checkpoints.retire(row.step, cut.what, state="undone", path=place, generation=row.generation)
         _set_states(ledger, cut)
         ledger.machine.set(PENDING, note)
-        ledger.machine.set(LAST_CUT, {"undone": note["undone"], "files": sorted(curriculum.ends(cut.entries))})
+        reach = {str(file): end.stop for file, end in sorted(curriculum.ends(cut.entries).items())}
+        ledger.machine.set(LAST_CUT, {"undone": note["undone"], "files": [*map(int, reach)], "reach": reach})
         ledger.machine.delete(REPLACING)
         if cut.keep_serving and cut.step < curriculum.total_steps(cut.entries):
             serving.keep(ledger, curriculum.total_steps(cut.entries))
@@ -206,6 +210,7 @@ def _rewind(ledger: Ledger, cut: Cut, before: Sequence[Entry], have: int, past: 
     ledger.boundaries.delete_from(same)
     ledger.holdouts.delete_from(same)
     last = same - 1
+    _measure_anew(ledger, cut, same)
     if same and (cut.entries[last].stop != before[last].stop or curriculum.first_step(cut.entries, same) > have):
         # Of the last of them not all is done, or was: what it taught is measured anew.
         same = last
@@ -226,6 +231,17 @@ def _rewind(ledger: Ledger, cut: Cut, before: Sequence[Entry], have: int, past: 
             ledger.boundaries.after(position, boundary.digest_after, boundary.note)
 
 
+def _measure_anew(ledger: Ledger, cut: Cut, same: int) -> None:
+    """What files taught that began before the entry at `same`, and of which a further range is not done any more."""
+    open_ones = {
+        curriculum.first_range(cut.entries, at)
+        for at in range(same, len(cut.entries))
+        if cut.entries[at].start > 0 and curriculum.first_step(cut.entries, at) + cut.entries[at].steps > cut.step
+    }
+    for at in sorted(one for one in open_ones if one < same):
+        ledger.holdouts.record([replace(row, loss_after=None) for row in ledger.holdouts.at(at)])
+
+
 def _stays(layout: Layout, ledger: Ledger, step: int, cut: Cut) -> bool:
     """Whether the present checkpoint of `step` is a part of the run after the cut, and not ahead of it."""
     if step > cut.step:
@@ -243,16 +259,20 @@ def _set_states(ledger: Ledger, cut: Cut) -> None:
         for part in entry.parts:
             if ledger.files.get(part.file_id).data_digest != part.data_digest:
                 _prepared_as_then(ledger, part, entry)
+    for file, recipe in cut.rests.items():
+        ledger.files.set_option(file, REST, recipe)
     for file, end in curriculum.ends(cut.entries).items():
         if file in cut.files:
             continue
-        if end.step > cut.step:
-            ledger.files.set_state(file, "training")
-        elif end.why is None:
-            ledger.files.set_state(file, "learned")
-        elif ledger.files.get(file).state != "set_aside":
-            ledger.files.set_state(file, "set_aside", end.why)
+        row = ledger.files.get(file)
+        state = queueing.state_of(row, end, cut.step)
+        if state != "set_aside":
+            ledger.files.set_state(file, state)
+        elif row.state != "set_aside":
+            ledger.files.set_state(file, state, end.why)
     for file, (state, reason) in cut.files.items():
+        if state == "set_aside" and file not in cut.rests:
+            ledger.files.set_option(file, REST, None)
         ledger.files.set_state(file, state, reason)
 
 

@@ -19,7 +19,7 @@ from nightschool.workspace import Layout
 if TYPE_CHECKING:
     from nightschool.ledger import FileRow, Ledger
 
-KEPT = ("archived", "ready", "training", "trained", "learned")
+KEPT = ("archived", "ready", "training", "skipped", "trained", "learned")
 """States of files whose bytes are to be in the archive."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from nightschool.curriculum import Entry
 from nightschool.errors import CheckpointError
 from nightschool.forecast import read_rates, steps_done
 from nightschool.ledger import Ledger
-from nightschool.ledger.files import State
+from nightschool.ledger.files import REST, State
 from nightschool.record import belongs, entries_of, root_digest
 from nightschool.snapshots import states
 from nightschool.snapshots.cut import LAST_CUT, Cut, opened_copy
@@ -86,10 +87,10 @@ def plan(layout: Layout, ledger: Ledger, word: str, later: Later = "again") -> P
         raise CheckpointError("Nothing has been learned here yet, so there is nothing to go back to.")
     ours = entries_of(ledger)
     if word == UNDO:
-        target, base, out = _before_last_cut(layout, ledger, ours, root)
+        target, base, out, rests = _before_last_cut(layout, ledger, ours, root)
     else:
         target = states.find(layout, word)
-        base, out = _base(ledger, target, ours, root), {}
+        base, out, rests = _base(ledger, target, ours, root), {}, {}
     if target is not None:
         problems = states.problems(target, root)
         if problems:
@@ -99,9 +100,11 @@ def plan(layout: Layout, ledger: Ledger, word: str, later: Later = "again") -> P
     done = target.step if target else 0
     entries = _after(base, done, later)
     files = {**_others(ledger, layout, ours, entries, later, done), **out}
+    if later == "queue":
+        rests = {**rests, **{file: how for file, how in _cut_short(base, entries).items() if file not in files}}
     undone = undone_by(ledger, ours, entries, done)
     what = f"rollback to {target.name} (step {done})" if target else "rollback to the base model"
-    cut = Cut(what, entries, target, files)
+    cut = Cut(what, entries, target, files, rests)
     require_bytes(layout, ledger, cut)
     back = [ledger.files.get(file) for file in sorted(_ids(entries) - _ids(ours))]
     revived = [row.name for row in back if row.state in ("forgotten", "set_aside")]
@@ -140,9 +143,9 @@ def _replaced(ledger: Ledger, file: int) -> int | None:
 
 def _before_last_cut(
     layout: Layout, ledger: Ledger, ours: list[Entry], root: dict[str, Any]
-) -> tuple[Saved | None, list[Entry], dict[int, tuple[State, str]]]:
-    """The newest whole state on the way to where the run stood before the last cut, the curriculum then, and what was
-    out of it then, of what that cut brought in."""
+) -> tuple[Saved | None, list[Entry], dict[int, tuple[State, str]], dict[int, str]]:
+    """The newest whole state on the way to where the run stood before the last cut, the curriculum then, what was out
+    of it then, of what that cut brought in, and of which files the rest waited."""
     last = ledger.machine.get(LAST_CUT)
     copy = layout.undone / str(last["undone"]) / states.LEDGER if last else None
     if last is None or copy is None or not copy.is_file():
@@ -155,8 +158,13 @@ def _before_last_cut(
         for row in (past.files.get(file) for file in brought - past.files.unknown(brought)):
             if row.state in ("forgotten", "set_aside"):
                 out[row.id] = (row.state, row.reason or "")
-    base = curriculum.joined(before, curriculum.without(ours, brought))
-    return newest_of(layout, root, base), base, out
+        begun = _ids(before) - past.files.unknown(_ids(before))
+        rests = {row.id: row.options[REST] for row in map(past.files.get, begun) if row.state == "skipped"}
+    told = last.get("reach") or dict.fromkeys(last["files"], math.inf)  # as it was written before ranges were split
+    reach = {int(file): stop for file, stop in told.items()}
+    since = [replace(one, start=max(one.start, reach.get(one.file_ids[0], one.start))) for one in ours]
+    base = curriculum.joined(before, curriculum.without([one for one in since if one.steps > 0], brought))
+    return newest_of(layout, root, base), base, out, rests
 
 
 def _ids(entries: Iterable[Entry]) -> set[int]:
@@ -203,11 +211,24 @@ def _others(
         else:
             whole = row.prepared is not None and not durable.check(layout.prepared / row.prepared, deep=False)
             found[file] = ("ready" if whole else "archived", "")
-    if later == "shelve" and entries and entries[-1].stop < entries[-1].length:
-        for file in entries[-1].file_ids:
-            reason = f"shelved by a rollback to step {done}, after {entries[-1].stop} of its {entries[-1].length} steps"
-            found[file] = ("set_aside", reason)
+    if later == "shelve":
+        short = _cut_short(ours, entries)
+        for file, end in curriculum.ends(entries).items():
+            if file in short:
+                reason = f"shelved by a rollback to step {done}, after {end.stop} of its {end.length} steps"
+                found[file] = ("set_aside", reason)
     return found
+
+
+def _cut_short(ours: Sequence[Entry], entries: Sequence[Entry]) -> dict[int, str]:
+    """The files that end earlier in `entries` than in `ours`, each with the recipe of what is missing."""
+    ends = curriculum.ends(entries)
+    last = {file: entry for entry in ours for file in entry.file_ids}
+    return {
+        file: last[file].recipe
+        for file, end in ends.items()
+        if end.why is not None and file in last and last[file].stop > end.stop
+    }
 
 
 def undone_by(ledger: Ledger, ours: Sequence[Entry], entries: Sequence[Entry], done: int) -> list[Undone]:

@@ -22,7 +22,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nightschool import basemodel, durable
+from nightschool import basemodel, durable, inforce
 from nightschool.errors import BusyError, CheckpointError, NightschoolError, SettingsError, StorageError
 from nightschool.record import RECORD, belongs, entries_of, root_digest
 from nightschool.snapshots import states
@@ -244,14 +244,23 @@ def _beside(layout: Layout) -> Iterator[tuple[Path, str]]:
     for path in [*basemodel.tokenizer_files(source), *sorted(source.glob("chat_template*"))]:
         if path.is_file():
             yield path, path.name
-    yield layout.settings_file, SETTINGS_NAME
+    settings, template = _settings(layout)
+    yield settings, SETTINGS_NAME
+    if template and Path(template).is_file():
+        yield Path(template), TEMPLATE
+
+
+def _settings(layout: Layout) -> tuple[Path, str | None]:
+    """The settings file, and the chat template it names; where it is being edited and is broken, the one in force."""
+    from nightschool.settings import load_settings
+
     # Settings that cannot be read now, or a template that is gone, are no reason to have no snapshot.
     with suppress(SettingsError):
-        from nightschool.settings import load_settings
-
-        template = load_settings(layout.settings_file).model.chat_template
-        if template and Path(template).is_file():
-            yield Path(template), TEMPLATE
+        return layout.settings_file, load_settings(layout.settings_file).model.chat_template
+    with suppress(SettingsError):
+        if layout.accepted_settings.is_file():
+            return layout.accepted_settings, inforce.read(layout).model.chat_template
+    return layout.settings_file, None
 
 
 def _keep(source: Path, target: Path, before: Path | None) -> None:

@@ -27,7 +27,7 @@ class Inbox:
     Args:
         inbox: the folder.
         ledger: where arrivals are entered.
-        settle_seconds, rescan_seconds: the [inbox] settings.
+        settle_seconds, rescan_seconds: the [inbox] settings; may be set anew at any time.
         say: takes one line for the log.
         clock: monotonic seconds.
     """
@@ -44,8 +44,8 @@ class Inbox:
         self.inbox = inbox
         self.waiting = 0
         self._ledger = ledger
-        self._settle = settle_seconds
-        self._rescan = rescan_seconds
+        self.settle_seconds = settle_seconds
+        self.rescan_seconds = rescan_seconds
         self._say = say
         self._clock = clock
         self._watched: watch.Watched | None = None
@@ -67,7 +67,7 @@ class Inbox:
             return False
         if self._ripe_at is not None and self._clock() >= self._ripe_at:
             return True
-        often = min(self._rescan, max(0.1, self._settle / 4)) if self.waiting else self._rescan
+        often = min(self.rescan_seconds, max(0.1, self.settle_seconds / 4)) if self.waiting else self.rescan_seconds
         return since >= often or self._stamped != self._stamps()
 
     def look(self) -> None:
@@ -81,7 +81,7 @@ class Inbox:
         # Before the scan: what changes during it makes the next tick look again.
         stamped = self._stamps()
         snapshot = watch.scan(self.inbox)
-        verdict = watch.settled(self._before(snapshot), snapshot, began, self._settle)
+        verdict = watch.settled(self._before(snapshot), snapshot, began, self.settle_seconds)
         # In the ledger such a file would hold up all that are behind it in the queue.
         held = {item.path for item in verdict.ready if _held_open(item.path)}
         verdict = watch.postponed(verdict, held)
@@ -93,7 +93,7 @@ class Inbox:
         self.waiting = verdict.waiting
         self._watched = verdict.state
         # When the next of them will have rested: it is not to wait for a look by the clock as well.
-        rests = [seen.since + self._settle for seen in verdict.state.seen.values() if not seen.reported]
+        rests = [seen.since + self.settle_seconds for seen in verdict.state.seen.values() if not seen.reported]
         self._ripe_at = min((at for at in rests if at > began), default=None)
         self._remember(snapshot, stamped)
         self._tell(verdict)

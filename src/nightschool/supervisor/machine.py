@@ -29,6 +29,7 @@ from nightschool.supervisor.others import Yielding
 from nightschool.supervisor.policies import Situation, Work
 from nightschool.supervisor.sd_notify import ServiceManager
 from nightschool.supervisor.serving_metrics import ServingMetrics
+from nightschool.supervisor.settings_file import SettingsFile
 from nightschool.supervisor.signals import StopSignals
 from nightschool.supervisor.unloading import Unloading
 from nightschool.telling.teller import Teller
@@ -100,6 +101,8 @@ class Supervisor:
         self.mending = Mending(layout, ledger, self.trainer, settings.machine.hang_minutes, clock)
         self.service = ServiceManager(os.environ, clock)
         self.teller = Teller(layout, settings.notify, ledger, clock)
+        self.settings_file = SettingsFile(layout, ledger, settings, clock)
+        self._renewing = False
         self._state: tuple[str, str] | None = None
         self._since = ""
         self._missing_since: float | None = None
@@ -239,9 +242,35 @@ class Supervisor:
                 "may have begun. This one stops; start it again when no other runs."
             )
 
+    def _follow_settings(self) -> None:
+        """Take over a change of the settings file."""
+        taken = self.settings_file.look()
+        if taken is None:
+            return
+        self._apply(taken.settings)
+        if taken.restart and self.trainer.child.alive:
+            log.info("The trainer saves, ends and starts again: it reads some of these when it starts.")
+            self._renewing = True
+        for keeper in (self.trainer, self.intake):
+            if keeper.failed:
+                keeper.retry()
+
+    def _apply(self, settings: Settings) -> None:
+        """Hand settings to every part that goes by some; the children read them by themselves."""
+        self.settings = settings
+        self.inbox.settle_seconds = settings.inbox.settle_seconds
+        self.inbox.rescan_seconds = settings.inbox.rescan_seconds
+        self.gate.apply(settings.machine.hours)
+        self.yielding.names = settings.machine.yield_to
+        self.metrics.apply(settings.metrics)
+        self.teller.apply(settings.notify)
+        self.night.settings = settings.snapshots
+        self.mending.limit = settings.machine.hang_minutes * 60
+
     def _look(self) -> None:
         if self.clock() < self._next.get("storage", 0.0):
             return
+        self._follow_settings()
         if self.inbox.due():
             self.inbox.look()
         counts = self.ledger.files.counts()
@@ -266,7 +295,9 @@ class Supervisor:
         # Also with nothing but training to do: it makes prepared data again that is gone or no longer current.
         prepare.tend(going and (prepare.child.alive or bool(work.to_prepare or work.to_train)))
         wanted = self.gate.rest is None and (policies.needs_trainer(work) or (train.child.alive and not self._unload()))
-        train.tend(going and wanted and not self.mending.busy)
+        train.tend(going and wanted and not self.mending.busy and not self._renewing)
+        # Asked to stop, it saves and ends; with the next round it is started as any other.
+        self._renewing = self._renewing and train.child.alive
 
     def _unload(self) -> bool:
         """Whether the trainer has had nothing to do for so long that it gives the GPU back."""

@@ -179,7 +179,7 @@ class Work:
     Attributes:
         arrived: to be archived.
         archived: to be prepared.
-        ready: to be trained on.
+        ready: to be trained on, the rest of those that were skipped too.
         training: being trained on, or trained and not yet in a checkpoint.
         inbox: lying in the inbox, not taken yet.
         finished: learned, rejected, duplicates, set aside, forgotten.
@@ -218,7 +218,7 @@ def work_of(counts: dict[str, int], inbox: int) -> Work:
     return Work(
         arrived=counts.get("arrived", 0),
         archived=counts.get("archived", 0),
-        ready=counts.get("ready", 0),
+        ready=counts.get("ready", 0) + counts.get("skipped", 0),
         training=counts.get("training", 0) + counts.get("trained", 0),
         inbox=inbox,
         finished=sum(counts.get(state, 0) for state in ("learned", "duplicate", "rejected", "set_aside", "forgotten")),

@@ -3,34 +3,91 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from nightschool import curriculum, durable, gathering
+from nightschool import curriculum, durable, gathering, inforce
+from nightschool.curriculum import Entry
 from nightschool.errors import NightschoolError
 from nightschool.intake.prepared import read_meta
 from nightschool.intake.worker import TOLD
-from nightschool.settings import Settings, canonical, load_settings
+from nightschool.ledger.files import REST
+from nightschool.settings import Settings, canonical
+from nightschool.training import future
 from nightschool.words import escape
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from nightschool.ledger import FileRow, Ledger
     from nightschool.workspace import Layout
 
 log = logging.getLogger("nightschool.trainer")
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """What begins next.
+
+    Attributes:
+        rows: the files as they were when they were chosen.
+        entry: what is trained of them: all, or what is left of files that were begun before.
+    """
+
+    rows: list[FileRow]
+    entry: Entry
+
+
 def begin(
-    layout: Layout, ledger: Ledger, settings: Settings, root: dict[str, Any], done: int
-) -> curriculum.Entry | None:
-    """Append the next entry to the curriculum, in the ledger, and return it; None while nothing is ready.
+    layout: Layout, ledger: Ledger, settings: Settings, root: dict[str, Any], entries: Sequence[Entry], done: int
+) -> tuple[list[Entry], Entry] | None:
+    """Put the first of the queue next, in the ledger: before what is in progress, if anything is.
 
     Args:
         layout, ledger, settings: the workspace.
         root: the run's root.
-        done: steps done so far, for the log.
+        entries: the curriculum.
+        done: steps done so far.
+
+    Returns:
+        The curriculum from now on, and what was put into it; None while nothing is ready.
     """
     head = ledger.files.next_to_train()
-    if head is None or head.state != "ready":
+    if head is None:
+        return None
+    chosen = _rest(ledger, head) if head.state == "skipped" else _new(layout, ledger, settings, root, head)
+    if chosen is None:
+        return None
+    entry = chosen.entry
+    after = curriculum.inserted(entries, done, entry)
+    with ledger.transaction():
+        if any(ledger.files.get(row.id) != row for row in chosen.rows):
+            # Intake has taken one back meanwhile, to prepare it again, or a person has: it may even be ready again.
+            return None
+        future.rewrite(ledger, entries, after, done)
+        for row in chosen.rows:
+            ledger.files.begin(row.id)
+            ledger.files.set_option(row.id, REST, None)
+            verb = "Began" if entry.start == 0 else "Went on with"
+            ledger.events.add("began", f"{verb} {row.name}.", file=row.id, step=done)
+        name = ledger.called(entry.file_ids)
+    if entry.start:
+        log.info(
+            "Going on with %s: the %d of its %d steps that are left (%d to %d).", escape(name), entry.steps,
+            entry.length, done + 1, done + entry.steps,
+        )  # fmt: skip
+    else:
+        log.info(
+            "Learning %s: %s rows, %s tokens, %d steps (%d to %d).", escape(name),
+            f"{sum(row.rows_good or 0 for row in chosen.rows):,}", f"{sum(row.tokens or 0 for row in chosen.rows):,}",
+            entry.steps, done + 1, done + entry.steps,
+        )  # fmt: skip
+    return after, entry
+
+
+def _new(layout: Layout, ledger: Ledger, settings: Settings, root: dict[str, Any], head: FileRow) -> Chosen | None:
+    """The first file of the queue, with the small ones next to it; None while they are not ready."""
+    if head.state != "ready":
         return None
 
     def recipe_of(row: FileRow) -> str | None:
@@ -44,25 +101,17 @@ def begin(
     chosen = gathering.together(queue, _gather_rows(ledger, settings), recipe_of)
     if not chosen:
         return None
-    rows, recipe = [row for row, _ in chosen], chosen[0][1]
-    entry = curriculum.whole(
-        (curriculum.Part(row.id, str(row.data_digest), int(row.sequences or 0)) for row in rows), recipe
-    )
-    with ledger.transaction():
-        if any(ledger.files.get(row.id) != row for row in rows):
-            # Intake has taken one back meanwhile, to prepare it again; it may even have done so.
-            return None
-        ledger.entries.append(entry.parts, recipe, entry.length, entry.start, entry.stop)
-        for row in rows:
-            ledger.files.begin(row.id)
-            ledger.events.add("began", f"Began {row.name}.", file=row.id, step=done)
-        name = ledger.called(entry.file_ids)
-    log.info(
-        "Learning %s: %s rows, %s tokens, %d steps (%d to %d).", escape(name),
-        f"{sum(row.rows_good or 0 for row in rows):,}", f"{sum(row.tokens or 0 for row in rows):,}", entry.steps,
-        done + 1, done + entry.steps,
-    )  # fmt: skip
-    return entry
+    rows = [row for row, _ in chosen]
+    parts = (curriculum.Part(row.id, str(row.data_digest), int(row.sequences or 0)) for row in rows)
+    return Chosen(rows, curriculum.whole(parts, chosen[0][1]))
+
+
+def _rest(ledger: Ledger, head: FileRow) -> Chosen:
+    """What is left of a file whose entry ended early, with those it was begun with."""
+    last = ledger.entries.of_file(head.id)[-1]
+    parts = tuple(curriculum.Part(*part) for part in last.parts)
+    whole = curriculum.whole(parts, str(head.options.get(REST) or last.recipe))
+    return Chosen([ledger.files.get(id) for id in last.file_ids], replace(whole, start=last.stop))
 
 
 def _gather_rows(ledger: Ledger, settings: Settings) -> int:
@@ -97,7 +146,7 @@ def _changed(recipe: dict[str, Any], settings: Settings, root: dict[str, Any], r
 
 def _settings_now(layout: Layout) -> Settings | None:
     try:
-        return load_settings(layout.settings_file)
+        return inforce.read(layout)
     except NightschoolError:
         return None
 

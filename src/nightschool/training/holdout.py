@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from nightschool.errors import NightschoolError
 from nightschool.intake.prepared import PreparedReader
 from nightschool.ledger import HoldoutRow, Ledger
+from nightschool.training import memory
 from nightschool.words import escape
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class Holdout:
         loop: the model.
         ledger: where the losses are recorded.
         open_rows: gives the reader of a file's held-out rows, by the file's id; None where it has none.
-        seconds: for one measurement, at most; 0 makes none.
+        seconds: for one measurement, at most; 0 makes none. May be set anew at any time.
         stopping: whether the trainer was told to stop: a measurement is given up for that.
         clock: monotonic seconds.
     """
@@ -43,15 +44,15 @@ class Holdout:
         self._loop = loop
         self._ledger = ledger
         self._open = open_rows
-        self._seconds = seconds
+        self.seconds = seconds
         self._stopping = stopping
         self._clock = clock
 
     def before(self, position: int, entry: Entry) -> bool:
         """Measure before an entry's first step. False: told to stop on the way, so the step must not be taken."""
-        if self._seconds == 0:
+        if self.seconds == 0:
             return True
-        end = self._clock() + self._seconds
+        end = self._clock() + self.seconds
         found = []
         for file_id in entry.file_ids:
             measured = self._measure(file_id, None, end)
@@ -101,7 +102,13 @@ class Holdout:
                 if self._stopping():
                     return None
                 cell = [reader.sequence(at)[:3] for at in range(done, min(done + self._loop.cell, wanted))]
-                total += self._loop.evaluate(cell)
+                try:
+                    total += self._loop.evaluate(cell)
+                except (RuntimeError, MemoryError) as error:
+                    if not memory.is_out(error):
+                        raise
+                    log.warning("What a file teaches is not measured: out of memory. Training goes on.")
+                    return 0, 0, None
                 tokens += sum(int(train.sum()) for _, train, _ in cell)
                 done += len(cell)
         return done, tokens, total / tokens if tokens and math.isfinite(total) else None

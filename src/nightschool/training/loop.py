@@ -304,8 +304,18 @@ class Loop:
     def evaluate(self, sequences: Sequence[batch.Sequence3]) -> float:
         """Sum of the loss over the label tokens of some sequences, in nats; nothing of the run's state changes.
 
-        Dropout is off, so nothing random is drawn; gradients of a step in progress there are none.
+        Dropout is off, so nothing random is drawn; gradients of a step in progress there are none. Where memory runs
+        out they are taken one by one; raises what torch does if even that does not fit.
         """
+        try:
+            return self._evaluate(sequences)
+        except (RuntimeError, MemoryError) as error:
+            if not memory.is_out(error) or len(sequences) == 1:
+                raise
+        memory.free(self.accelerator.device)
+        return sum(self._evaluate([one]) for one in sequences)
+
+    def _evaluate(self, sequences: Sequence[batch.Sequence3]) -> float:
         self.built.model.eval()
         try:
             total = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)

@@ -68,7 +68,7 @@ class Narrator:
         told.seconds_left = self._seconds_per_step * (told.file_steps - file_step)
         if result.applied:
             self._losses.append(result.loss)
-        if result.ends_entry:
+        if result.ends_entry and file_step == told.file_steps:
             self._tell_end()
         elif self.clock() - self._said >= SAY_SECONDS:
             self._said = self.clock()

@@ -8,6 +8,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from nightschool.errors import StorageError
+from nightschool.ledger import NOW
+from nightschool.ordering import ORDERS
 from nightschool.snapshots.asking import ASKED
 
 if TYPE_CHECKING:
@@ -19,12 +21,14 @@ INTERVAL_SECONDS = 1.0
 class Recorder:
     """Collects step rows and writes them about once a second, or at once when `flush` asks.
 
-    `status` gives what the machine row "trainer" shall say; it is written with the rows. `asked` is the word with which
-    somebody asked for a checkpoint last (`snapshots.asking`), looked at about once a second.
+    `status` gives what the machine row "trainer" shall say; it is written with the rows. What others want of the
+    trainer is looked at about once a second: `told` are the machine rows for it, `urgent` is whether a file that is to
+    be learned at once is ready.
     """
 
     def __init__(self, ledger: Ledger, status: Callable[[], dict[str, Any]]) -> None:
-        self.asked: str | None = None
+        self.told: dict[str, Any] = {}
+        self.urgent = False
         self._ledger = ledger
         self._status = status
         self._rows: list[StepRow] = []
@@ -36,6 +40,17 @@ class Recorder:
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="recorder", daemon=True)
         self._thread.start()
+
+    @property
+    def asked(self) -> str | None:
+        """The word with which somebody asked for a checkpoint last: see `snapshots.asking`."""
+        return self.told.get(ASKED)
+
+    def look(self) -> None:
+        """Look at once at what others want. Raises StorageError where the ledger cannot be read."""
+        self.told = self._ledger.machine.several((ASKED, ORDERS))
+        head = self._ledger.files.next_to_train()
+        self.urgent = head is not None and head.priority == NOW and head.state in ("ready", "skipped")
 
     def add(self, row: StepRow) -> None:
         """Take a row; returns at once.
@@ -89,11 +104,11 @@ class Recorder:
                         if rows:
                             self._ledger.steps.record(rows)
                         self._ledger.machine.set("trainer", self._status())
-                        self.asked = self._ledger.machine.get(ASKED)
+                        self.look()
                 elif not closing:
                     # Nothing is lost if it cannot be read just now.
                     with suppress(StorageError):
-                        self.asked = self._ledger.machine.get(ASKED)
+                        self.look()
             except BaseException as error:  # handed to whoever adds or flushes next
                 with self._condition:
                     self._error = error

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from nightschool import curriculum, durable
+from nightschool import curriculum, durable, queueing
 from nightschool.curriculum import Entry
 from nightschool.errors import CheckpointError, WorkspaceError
 from nightschool.ledger import EntryRow, Ledger
@@ -179,11 +179,13 @@ def repair(ledger: Ledger, entries: list[Entry], choice: Choice) -> None:
             ledger.boundaries.delete_from(gone[0])
             ledger.holdouts.delete_from(gone[0])
         for file_id, end in curriculum.ends(entries).items():
-            state = ledger.files.get(file_id).state
-            # What a rollback ended early is set aside after its last step, and in training before it like any other.
-            wanted = "training" if end.step > done else "learned" if end.why is None else "set_aside"
-            mended = ("archived", "ready", "training", "trained", "learned")
-            if state != wanted and (state in mended or (state == "set_aside" and end.why is not None)):
+            row = ledger.files.get(file_id)
+            # What ended early is set aside after its last step, or waits with its rest; before it, it is in training
+            # like any other.
+            wanted = queueing.state_of(row, end, done)
+            mended = ("archived", "ready", "training", "skipped", "trained", "learned")
+            shelved = row.state == "set_aside" and end.why is not None and wanted == "training"
+            if row.state != wanted and (row.state in mended or shelved):
                 ledger.files.set_state(file_id, wanted, end.why if wanted == "set_aside" else None)
         known = {(row.step, row.generation) for row in ledger.checkpoints.listing(state="published")}
         for step, generation in known:

@@ -102,5 +102,5 @@ def compare(stored: dict[str, Any], current: dict[str, Any], folder: Path) -> No
         lines = [f"{_SETTING_OF.get(key, key)} was {stored.get(key)!r} and is now {current[key]!r}" for key in changed]
         raise SettingsError(
             f"These settings are fixed for a run: {'; '.join(lines)}. Put the old values back in nightschool.toml, or "
-            "begin a new run with `nightschool init` and add the archived files again."
+            "begin a new run with `nightschool init NEW --from OLD`: every archived file waits again in it, in order."
         )

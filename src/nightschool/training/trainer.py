@@ -13,7 +13,7 @@ from collections import deque
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from nightschool import basemodel, curriculum, durable, logs, room, schedule
+from nightschool import basemodel, curriculum, durable, inforce, logs, room, schedule
 from nightschool.errors import (
     CheckpointError,
     FileError,
@@ -28,6 +28,7 @@ from nightschool.snapshots import serving
 from nightschool.training import beginning, determinism, device, memory, model, resume, retention, root
 from nightschool.training.holdout import Holdout
 from nightschool.training.loop import StepResult
+from nightschool.training.orders import Orders, is_over, settle
 from nightschool.training.progress import Narrator
 from nightschool.training.recorder import Recorder
 from nightschool.training.saver import Job, Saver
@@ -56,7 +57,8 @@ def train(layout: Layout, lifeline: int | None) -> None:
     """
     stop = Stop()
     stop.listen(lifeline)
-    settings = load_settings(layout.settings_file)
+    following = inforce.Follower(layout)  # first: what is accepted from here on is not missed
+    settings = inforce.read(layout) if lifeline is not None else load_settings(layout.settings_file)
     logs.setup(layout, settings, "trainer")
     layout.require()
     lock = durable.Lock(layout.trainer_lock, "the trainer")
@@ -64,6 +66,7 @@ def train(layout: Layout, lifeline: int | None) -> None:
     with Ledger.open(layout.ledger) as ledger:
         try:
             trainer = Trainer(layout, settings, ledger, lock, stop)
+            trainer.following = following
             try:
                 trainer.run()
             finally:
@@ -82,6 +85,7 @@ class Trainer:
         self.settings = settings
         self.ledger = ledger
         self.stop = stop
+        self.following = inforce.Follower(layout)
         self.narrator = Narrator(log.info)
         self.progress = self.narrator.progress
         self.recorder = Recorder(ledger, self._status)
@@ -120,6 +124,7 @@ class Trainer:
         )  # fmt: skip
         self.boundary: Digests | None = None
         self.loop.on_entry = self._check_boundary
+        self.orders = Orders(self)
         self.not_finite = 0
         self.any_applied = False
         self.new_entry: curriculum.Entry | None = None
@@ -190,7 +195,9 @@ class Trainer:
         self._measure_what_ended()
         while not self.stop.is_set():
             self.saver.check()
+            self._follow_settings()
             self._answer()
+            self.orders.obey()
             if self.loop.next_place() is not None or self._begin_next():
                 self._step()
                 continue
@@ -202,6 +209,13 @@ class Trainer:
         self._phase("stopped")
         self.recorder.flush()
         log.info("Stopped at step %d, because %s.", self.loop.done, self.stop.reason)
+
+    def _follow_settings(self) -> None:
+        """Take over what may change while this process lives; a new file begins by them, and saves follow them."""
+        settings = self.following.look()
+        if settings is not None:
+            self.settings = settings
+            self.holdout.seconds = settings.data.holdout_seconds
 
     def _answer(self) -> None:
         """Save if a snapshot is to be taken, and say so once the checkpoint is in place."""
@@ -219,26 +233,30 @@ class Trainer:
         """Begin the first file of the queue, with the small ones next to it, if it is ready."""
         if self.ledger.files.next_to_train() is not None:
             self._require_room(self.settings.machine.min_free_gb)
-        entry = beginning.begin(self.layout, self.ledger, self.settings, self.root, self.loop.done)
-        if entry is None:
+        loop = self.loop
+        begun = beginning.begin(self.layout, self.ledger, self.settings, self.root, loop.entries, loop.done)
+        if begun is None:
             return False
-        self.loop.entries.append(entry)
-        self.new_entry = entry
+        loop.entries[:], self.new_entry = begun
         return True
+
+    def save_now(self, why: str) -> None:
+        """Save, unless there is nothing new."""
+        self._save_if_due(why, always=True)
 
     def _step(self) -> None:
         place = self.loop.next_place()
         assert place is not None
         entry = self.loop.entries[place.index]
-        if place.local == entry.start and not self.holdout.before(place.index, entry):
+        if place.local == 0 and not self.holdout.before(place.index, entry):
             return
         if self.progress.phase != "training" or place.local == entry.start:
             # Of a file that was resumed in the middle, the steps before are in the checkpoint.
-            self.any_applied = place.local > entry.start
+            self.any_applied = place.local > 0
             name = self.ledger.called(entry.file_ids)
             if place.local == entry.start and entry is not self.new_entry:
-                done = self.loop.done
-                log.info("Learning %s again: %d steps (%d to %d).", name, entry.steps, done + 1, done + entry.steps)
+                done, again = self.loop.done, "Going on with %s" if entry.start else "Learning %s again"
+                log.info(again + ": %d steps (%d to %d).", name, entry.steps, done + 1, done + entry.steps)
             self.narrator.begin(name, entry.length)
             self.progress.entry, self.progress.phase = place.index, "training"
             # Now, and not soon: if this file ends the process, the supervisor must know which it was.
@@ -254,6 +272,7 @@ class Trainer:
             return
         self._note(result, place.local + 1)
         self.any_applied = self.any_applied or result.applied
+        over = False
         if result.ends_entry:
             if not self.any_applied:
                 raise FileError(
@@ -261,34 +280,27 @@ class Trainer:
                     "from it and it is not called learned. Look at its rows; the last checkpoint is from before it."
                 )
             self.boundary = self.loop.digests()
-            ends = curriculum.ends(self.loop.entries[place.index :])
-            with self.ledger.transaction():
-                for file_id in entry.file_ids:
-                    end = ends[file_id]
-                    if end.step != entry.steps:  # a further range of it follows
-                        continue
-                    if end.why is None:
-                        self.ledger.files.trained(file_id)
-                    else:
-                        self.ledger.files.set_aside(file_id, end.why)
+            over = settle(self.ledger, self.loop.entries, place.index)
         self._save_if_due("", ends=result.ends_entry)
-        if result.ends_entry:
+        if over:
             # The save is written meanwhile.
-            self.holdout.after(place.index, entry)
+            self.holdout.after(curriculum.first_range(self.loop.entries, place.index), entry)
 
     def _measure_what_ended(self) -> None:
         """The life before this one may have ended right after the last step on a file."""
         place, entries = self.loop.next_place(), self.loop.entries
         following = len(entries) if place is None else place.index
         if following and (place is None or place.local == entries[following].start):
-            self.holdout.after(following - 1, entries[following - 1])
+            before = following - 1
+            if is_over(self.ledger, entries, before):
+                self.holdout.after(curriculum.first_range(entries, before), entries[before])
 
     def _check_boundary(self, position: int, entry: curriculum.Entry) -> None:
         """Prove that the first step on this file meets the very bits that the file before it left."""
         if position == 0 or self.boundary is None:
             return
         before, after, note = str(self.boundary), self.loop.digests(), None
-        if not entry.settings["carry_optimizer"]:
+        if not entry.settings["carry_optimizer"] and entry.start == 0:
             # The moments are gone because the user asked; the weights must be carried all the same.
             before, after, note = self.boundary.weights, after.weights, RESET_NOTE
         with self.ledger.transaction():
@@ -323,9 +335,8 @@ class Trainer:
             raise FileError(
                 f"{NOT_FINITE_LIMIT} steps in a row gave a loss or gradient that is not finite, the last at step "
                 f"{result.step} on file {self.progress.file}. None of them was applied, and the last checkpoint is "
-                "from before them. Look at the file's rows. A file's settings are frozen once it has begun: to train "
-                "it at a lower training.learning_rate, begin a new run with `nightschool init` and add the archived "
-                "files."
+                "from before them. Look at the file's rows; or lower training.learning_rate, and put the file back "
+                "into the queue with `nightschool queue put-back`."
             )
 
     def _save_if_due(self, reason: str, *, ends: bool = False, always: bool = False, last: bool = False) -> None:
@@ -380,7 +391,7 @@ class Trainer:
                 train_batch_size=loop.cell, base_rate=recipe["learning_rate"],
                 rate=schedule.learning_rate(recipe, loop.done, curriculum.schedule_origin(loop.entries, place.index)),
                 learned=[row.id for row in self.ledger.files.each("trained")],
-                entry_began=curriculum.first_step(loop.entries, place.index),
+                entry_began=curriculum.oldest_open(loop.entries, place.index),
                 keep=self.settings.checkpoints.save_total_limit,
             ),
             last,

@@ -1,0 +1,122 @@
+"""`nightschool.toml` while the machine runs: a change is taken once it has settled, and never half."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from nightschool import inforce
+from nightschool.errors import SettingsError
+from nightschool.ledger import Ledger
+from nightschool.ledger.machine import SETTINGS_PROBLEM
+from nightschool.settings import Settings
+from nightschool.settings.changes import Change, changes, needs_restart
+from nightschool.workspace import SETTINGS_NAME, Layout
+
+SETTLE_SECONDS = 1.0
+"""How long the file must have rested: editors write in several pieces."""
+
+log = logging.getLogger("nightschool.supervisor")
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A change that was taken. `restart`: the trainer has to be started again for it."""
+
+    settings: Settings
+    changes: list[Change]
+    restart: bool
+
+
+class SettingsFile:
+    """Looks after one workspace's file.
+
+    Args:
+        layout, ledger: the workspace.
+        settings: what is in force; the file's bytes are kept as such at once.
+        clock: monotonic seconds.
+
+    Raises:
+        StorageError: the disk refuses the copy.
+    """
+
+    def __init__(self, layout: Layout, ledger: Ledger, settings: Settings, clock: Callable[[], float]) -> None:
+        self._layout = layout
+        self._ledger = ledger
+        self._settings = settings
+        self._clock = clock
+        self._seen = inforce.stamp(layout.settings_file)
+        self._since: float | None = None
+        self._data = layout.settings_file.read_bytes()
+        inforce.accept(layout, self._data)
+        if ledger.machine.get(SETTINGS_PROBLEM) is not None:
+            ledger.machine.delete(SETTINGS_PROBLEM)
+
+    def look(self) -> Taken | None:
+        """Take a change that has settled; None where there is none, or it cannot be taken, which is said once.
+
+        Raises:
+            StorageError: the disk refuses; the next look tries it again.
+        """
+        now = inforce.stamp(self._layout.settings_file)
+        if now != self._seen:
+            self._seen, self._since = now, self._clock()
+        if self._since is None or self._clock() - self._since < SETTLE_SECONDS:
+            return None
+        try:
+            data = self._layout.settings_file.read_bytes()
+        except OSError as error:
+            # Editors put a new file in the place of the old one: in between there is none.
+            self._refuse(f"{SETTINGS_NAME} cannot be read: {error.strerror}.")
+            self._since = None
+            return None
+        taken = self._take(data)
+        self._since = None
+        return taken
+
+    def _take(self, data: bytes) -> Taken | None:
+        if data == self._data:
+            self._is_good()
+            return None
+        try:
+            new = inforce.parse(self._layout, data)
+        except SettingsError as error:
+            self._refuse(str(error))
+            return None
+        found = changes(self._settings, new)
+        fixed = [change for change in found if change.kind == "run"]
+        if fixed and self._begun():
+            self._refuse(
+                f"{', '.join(str(change) for change in fixed)}: that is fixed for a run, which goes on with the old "
+                "value. For a new run, `nightschool init NEW --from OLD` makes a workspace with other settings in "
+                "which every archived file waits again, in order."
+            )
+            return None
+        inforce.accept(self._layout, data)
+        self._data, self._settings = data, new
+        self._is_good()
+        if not found:
+            return None
+        text = "Settings changed: " + ", ".join(str(change) for change in found)
+        log.info("%s.", text)
+        self._ledger.events.add("settings", f"{text}.", names=[change.name for change in found])
+        return Taken(new, found, needs_restart(found))
+
+    def _begun(self) -> bool:
+        root = self._ledger.machine.get("root") or {}
+        return bool(root.get("adopted")) or self._ledger.entries.last() is not None
+
+    def _refuse(self, why: str) -> None:
+        text = f"{why.rstrip('.')}. Nothing in the file is taken until that is put right: the old settings stay."
+        if self._ledger.machine.get(SETTINGS_PROBLEM) == text:
+            return
+        with self._ledger.transaction():
+            self._ledger.machine.set(SETTINGS_PROBLEM, text)
+            self._ledger.events.add("settings-refused", text)
+        log.warning("%s", text)
+
+    def _is_good(self) -> None:
+        if self._ledger.machine.get(SETTINGS_PROBLEM) is not None:
+            self._ledger.machine.delete(SETTINGS_PROBLEM)
+            log.info("%s is as it should be again.", SETTINGS_NAME)
