@@ -36,6 +36,7 @@ COMMANDS = (
     "export",
     "settings",
     "service",
+    "notify",
     "doctor",
     "demo",
 )

@@ -37,7 +37,7 @@ def settings(
         print(escape(workspace.settings_now()))
         return
     from nightschool.settings import WHEN
-    from nightschool.settings.changes import shown
+    from nightschool.settings.changes import masked, shown
     from nightschool.standing import standing
 
     found = standing(workspace.layout)
@@ -48,15 +48,17 @@ def settings(
         print(f"{escape(found.problem)}\n")
     print_row(("SETTING", "VALUE", "FROM", "A CHANGE", "IN FORCE"), WIDTHS)
     for one in found.settings:
-        force = "" if not one.differs else f"{shown(one.in_force)} ({one.by})"
-        print_row((one.name, shown(one.value), one.source, WHEN[one.kind], force), WIDTHS)
+        force = "" if not one.differs else f"{shown(masked(one.name, one.in_force))} ({one.by})"
+        print_row((one.name, shown(masked(one.name, one.value)), one.source, WHEN[one.kind], force), WIDTHS)
 
 
 def _plain(one: Any) -> dict[str, Any]:
     from nightschool.settings import WHEN
+    from nightschool.settings.changes import masked
 
+    value, in_force = masked(one.name, one.value), masked(one.name, one.in_force)
     return {
-        "name": one.name, "value": one.value, "default": one.default, "class": one.kind, "takes_effect": WHEN[one.kind],
-        "source": one.source, "in_force": one.in_force, "in_force_by": one.by if one.differs else None,
+        "name": one.name, "value": value, "default": one.default, "class": one.kind, "takes_effect": WHEN[one.kind],
+        "source": one.source, "in_force": in_force, "in_force_by": one.by if one.differs else None,
         "meaning": one.meaning,
     }  # fmt: skip

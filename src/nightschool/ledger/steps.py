@@ -95,6 +95,12 @@ class Steps:
         """Up to `limit` buckets of `span` (64 or 4096) steps in order, from the one that holds step `first` on."""
         return buckets.read(self._database, span, first // span, page_size(limit))
 
+    def tokens(self, after: int, last: int, portion: int = 10_000) -> int:
+        """The tokens of the steps behind `after` up to `last`. Summed up in portions: no lock is held for long."""
+        sql = "SELECT coalesce(sum(tokens), 0) FROM steps WHERE step BETWEEN ? AND ?"
+        firsts = range(after + 1, last + 1, portion)
+        return sum(int(self._database.value(sql, (first, min(first + portion - 1, last)))) for first in firsts)
+
     def count(self) -> int:
         """How many rows there are. Read from the buckets: counting a million rows would hold the lock for too long."""
         return buckets.count(self._database)

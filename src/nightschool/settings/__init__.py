@@ -8,13 +8,20 @@ says what has to happen for it).
 
 from nightschool.settings.reading import load_settings, parse_settings
 from nightschool.settings.schema import LORA_DEFAULTS, RECIPE_VERSION, WHEN, Settings, canonical, sections
-from nightschool.settings.sections import NumericsSettings, SnapshotSettings, TrackerSettings, TrainingSettings
+from nightschool.settings.sections import (
+    NotifySettings,
+    NumericsSettings,
+    SnapshotSettings,
+    TrackerSettings,
+    TrainingSettings,
+)
 from nightschool.settings.toml import render_default_toml
 
 __all__ = [
     "LORA_DEFAULTS",
     "RECIPE_VERSION",
     "WHEN",
+    "NotifySettings",
     "NumericsSettings",
     "Settings",
     "SnapshotSettings",

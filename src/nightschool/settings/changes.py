@@ -20,6 +20,10 @@ AT_START = frozenset({
 """Operational settings that the trainer reads when it starts: for a change it saves, ends and is started again."""
 
 
+SECRETS = frozenset({"notify.urls", "notify.webhook"})
+"""Settings with passwords in them: their values are in no log, event or listing."""
+
+
 class Change(NamedTuple):
     """A setting that has another value: its name, as `training.learning_rate`, and its class."""
 
@@ -29,7 +33,13 @@ class Change(NamedTuple):
     after: Any
 
     def __str__(self) -> str:
-        return f"{self.name} {shown(self.before)} → {shown(self.after)} ({WHEN[self.kind]})"
+        before, after = (shown(masked(self.name, value)) for value in (self.before, self.after))
+        return f"{self.name} {before} → {after} ({WHEN[self.kind]})"
+
+
+def masked(name: str, value: Any) -> Any:
+    """The value, for whoever may see it: of a secret one only whether it is set."""
+    return "(set, not shown)" if name in SECRETS and value else value
 
 
 def shown(value: Any) -> str:

@@ -189,7 +189,9 @@ def _switch(layout: Layout, ledger: Ledger, cut: Cut, note: dict[str, Any]) -> N
             serving.keep(ledger, curriculum.total_steps(cut.entries))
         else:
             serving.keep(ledger, None)
-        ledger.events.add("cut", f"{cut.what[:1].upper()}{cut.what[1:]}.", step=cut.step, generation=note["generation"])
+        aside = [file for file, (state, _) in cut.files.items() if state == "set_aside"]
+        text = f"{cut.what[:1].upper()}{cut.what[1:]}."
+        ledger.events.add("cut", text, step=cut.step, generation=note["generation"], set_aside=aside)
 
 
 def _row(position: int, entry: Entry, known: Mapping[Any, str]) -> EntryRow:

@@ -31,6 +31,7 @@ from nightschool.supervisor.settings_file import SettingsFile
 from nightschool.supervisor.signals import StopSignals
 from nightschool.supervisor.turns import Turns
 from nightschool.supervisor.unloading import Unloading
+from nightschool.telling.teller import Teller
 from nightschool.workspace import Layout
 
 LEDGER_SECONDS = 0.5
@@ -90,6 +91,7 @@ class Supervisor:
         self.metrics = ServingMetrics(layout, lambda: self.trainer.restarts, log.info, self._note_metrics)
         self.mending = Mending(layout, ledger, self.trainer, settings.machine.hang_minutes, clock)
         self.service = ServiceManager(os.environ, clock)
+        self.teller = Teller(layout, settings.notify, ledger, clock)
         self.settings_file = SettingsFile(layout, ledger, settings, clock)
         self._renewing = False
         self._state: tuple[str, str] | None = None
@@ -169,6 +171,8 @@ class Supervisor:
         if self._due("rotate", ROTATE_SECONDS):
             logs.rotate(self.layout.log_file, self.settings.log.max_megabytes, self.settings.log.keep)
         self._say_state()
+        # A disk that takes nothing does not take the state either.
+        self.teller.tick(*(("waiting for disk", self._storage) if self._storage else self._state or ("starting", "")))
         self.echo()
         self.service.went_round(self._state, self.stopping)
 
@@ -223,6 +227,7 @@ class Supervisor:
         if lease != self.lease:
             self.turns.end()
             self.lease, self.turns = lease, Turns(lease, self.layout.root, self.clock)
+        self.teller.apply(settings.notify)
         self.night.settings = settings.snapshots
         self.mending.limit = settings.machine.hang_minutes * 60
 
@@ -372,6 +377,8 @@ class Supervisor:
             self._state = None
             self._set_state(word, reason)
             self.ledger.events.add("stopped", f"nightschool has stopped: {reason}", code=code)
+        told = word if code in (0, policies.INTERRUPTED) else "failed"
+        self.teller.end(told, reason, at_once=self.signals.at_once)
         self.echo()
         if self.error is not None:
             raise self.error
