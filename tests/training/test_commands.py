@@ -430,3 +430,39 @@ def test_settings_that_were_accepted_count_for_the_next_file_and_for_saving(make
     assert rates[3:7] == [5e-3, 5e-3, 5e-3, 2e-3]
     with Ledger.open(layout.ledger) as ledger:
         assert 4 in [row.step for row in ledger.checkpoints.listing()]
+
+
+@pytest.mark.parametrize("steps", [6, 7])
+def test_b1_a_command_for_a_file_that_a_kill_took_back_waits_until_it_comes_again(
+    make: Make, given: Callable[..., rig.Outcome], steps: int
+) -> None:
+    """The file that ends the process each time is the one that a person skips, and the state is from before it."""
+    layout = make()
+
+    def on_step(trainer: Trainer) -> None:
+        if trainer.loop.done == steps + 1:
+            skip(B)(trainer.ledger)
+            raise rig.Killed
+
+    with pytest.raises(rig.Killed):
+        rig.run(layout, on_step=on_step)
+    assert layout.checkpoints()[-1][0] == 4, "in the file before"
+    rig.run(layout)
+    assert ranges(layout) == [(A, 0, 6), (C, 0, 3), (B, 0, 3)]
+    assert answers(layout) == ["b goes to the back of the queue with 3 of its 3 steps."]
+    assert rig.outcome(layout) == given(layout)
+
+
+def test_a_command_for_a_file_ahead_is_answered_when_that_is_gone(make: Make) -> None:
+    layout = make()
+
+    def on_step(trainer: Trainer) -> None:
+        if trainer.loop.done == 7:
+            skip(B)(trainer.ledger)
+            raise rig.Killed
+
+    with pytest.raises(rig.Killed):
+        rig.run(layout, on_step=on_step)
+    acts.forget_files(layout, ["b"], waiting=lambda _: None)
+    rig.run(layout)
+    assert answers(layout) == ["b is not in training any more, so it was not skipped."]

@@ -43,10 +43,26 @@ class Orders:
         if recorder.told.get(ORDERS):
             # Cleared first: the recorder looks again soon, and may have seen more by then.
             recorder.told = {**recorder.told, ORDERS: None}
+            ahead = []
             for order in self._ledger.machine.get(ORDERS) or []:
-                self._obey(order)
+                if self._is_ahead(order["file"]):
+                    ahead.append(order)
+                else:
+                    self._obey(order)
+            if ahead:
+                recorder.told = {**recorder.told, ORDERS: ahead}
         if recorder.urgent:
             recorder.urgent = self._make_way()
+
+    def _is_ahead(self, file: int) -> bool:
+        """Whether a file comes after the one in training: it was given up for another, or a crash took back its steps.
+
+        A command for it waits: perhaps it is the very file that ended the process, and this is to be the end of that.
+        """
+        loop, place = self._trainer.loop, self._trainer.loop.next_place()
+        if place is None or file in loop.entries[place.index].file_ids:
+            return False
+        return any(file in entry.file_ids for entry in loop.entries[place.index + 1 :])
 
     def _obey(self, order: dict[str, Any]) -> None:
         place = self._trainer.loop.next_place()
