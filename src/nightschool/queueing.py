@@ -78,13 +78,18 @@ def remove(ledger: Ledger, rows: Sequence[FileRow]) -> str:
         DataError: one of them does not wait; nothing was changed.
     """
     with ledger.transaction():
+        gone: set[int] = set()
         for row in rows:
+            if row.id in gone:
+                continue  # with one that it was begun with
             state = _require_waiting(ledger, row).state
             if state == "arrived":
                 # Its bytes may lie in the inbox, where they would be found as a new file: they are archived first.
                 ledger.files.set_option(row.id, TAKEN_OUT, BY_HAND)
             elif state == "skipped":
-                shelve(ledger, _together(ledger, row))
+                together = _together(ledger, row)
+                shelve(ledger, together)
+                gone.update(together)
             else:
                 ledger.files.set_aside(row.id, BY_HAND)
         text = f"Taken out of the queue: {_names(rows)}"

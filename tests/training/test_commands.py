@@ -466,3 +466,23 @@ def test_a_command_for_a_file_ahead_is_answered_when_that_is_gone(make: Make) ->
     acts.forget_files(layout, ["b"], waiting=lambda _: None)
     rig.run(layout)
     assert answers(layout) == ["b is not in training any more, so it was not skipped."]
+
+
+def test_files_that_were_begun_together_are_taken_out_together_however_many_are_named(make: Make) -> None:
+    gather = {"inbox": {"gather_rows": 2}}
+    layout = make("bc", **gather)
+    rig.add(layout, "big", rig.sequences(8, 3), rows=9)
+    with Ledger.open(layout.ledger) as ledger:
+        ledger.machine.set("intake", {"gather_rows": 2})
+
+    def on_step(trainer: Trainer) -> None:
+        at(2, act=skip(1))(trainer)
+        if trainer.loop.done == 4:
+            trainer.stop.set("the test")
+
+    rig.run(layout, on_step=on_step)
+    with Ledger.open(layout.ledger) as ledger:
+        rows = [ledger.files.get(id) for id in (1, 2)]
+        assert [row.state for row in rows] == ["skipped", "skipped"]
+        assert queueing.remove(ledger, rows).startswith("Taken out of the queue: b, c.")
+        assert [ledger.files.get(id).state for id in (1, 2)] == ["set_aside", "set_aside"]
