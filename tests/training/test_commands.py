@@ -486,3 +486,38 @@ def test_files_that_were_begun_together_are_taken_out_together_however_many_are_
         assert [row.state for row in rows] == ["skipped", "skipped"]
         assert queueing.remove(ledger, rows).startswith("Taken out of the queue: b, c.")
         assert [ledger.files.get(id).state for id in (1, 2)] == ["set_aside", "set_aside"]
+
+
+def test_a_range_that_was_interrupted_before_an_update_was_applied_is_repeated_as_it_was(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was no fault when it was done first is none when it is done again after a kill."""
+    import math
+
+    from nightschool.training import loss
+
+    layout = make("au", checkpoints={"save_steps": 100})
+    with Ledger.open(layout.ledger) as ledger:
+        ledger.files.set_state(2, "archived")
+    real = loss.sum_loss
+
+    def on_start(trainer: Trainer) -> None:
+        def spoiled(*arguments: Any) -> Any:
+            return real(*arguments) * (math.nan if trainer.loop.done < 2 else 1.0)
+
+        monkeypatch.setattr(loss, "sum_loss", spoiled)
+
+    def on_step(trainer: Trainer) -> None:
+        if trainer.loop.done == 2:
+            trainer.ledger.files.set_state(2, "ready")
+            urgent(2)(trainer.ledger)
+            trainer.recorder.look()
+        if trainer.loop.done == 3:
+            raise rig.Killed
+
+    with pytest.raises(rig.Killed):
+        rig.run(layout, on_start=on_start, on_step=on_step)
+    assert ranges(layout) == [(1, 0, 2), (2, 0, 2), (1, 2, 6)]
+    assert not layout.checkpoints()
+    rig.run(layout, on_start=on_start)
+    assert all_learned(layout)

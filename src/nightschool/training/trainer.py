@@ -278,7 +278,7 @@ class Trainer:
         self.any_applied = self.any_applied or result.applied
         over = False
         if result.ends_entry:
-            if not self.any_applied:
+            if not self.any_applied and entry.stop == entry.length:
                 raise FileError(
                     f"No step on file {self.progress.file} gave a finite loss and gradient, so nothing was learned "
                     "from it and it is not called learned. Look at its rows; the last checkpoint is from before it."
