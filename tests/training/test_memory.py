@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ import torch
 from nightschool.errors import DeviceError, ModelError, TrainingError
 from nightschool.ledger import Ledger
 from nightschool.settings import load_settings
-from nightschool.training import batch, device, memory
+from nightschool.training import batch, checkpoint, device, memory
 from nightschool.training.memory import Verdict, after_failure
 from nightschool.training.trainer import Trainer
 from nightschool.workspace import Layout
@@ -289,3 +291,37 @@ def test_f1_a_measurement_that_does_not_fit_costs_no_training(
     rig.run(layout, on_start=on_start)
     assert found == ([pytest.approx(0.0, abs=1e-3)] if rows == 2 else [None])
     assert rig.states(layout) == {"a": "learned", "b": "learned"}
+
+
+def test_f1_a_save_in_flight_says_nothing_of_a_split_behind_it(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = two_files(tmp_path / "run", base, checkpoints={"save_steps": 100})
+    split, real = threading.Event(), checkpoint.write_contents
+
+    def write_contents(*arguments: Any, **more: Any) -> None:
+        assert split.wait(60)
+        real(*arguments, **more)
+
+    monkeypatch.setattr(checkpoint, "write_contents", write_contents)
+
+    def on_start(trainer: Trainer) -> None:
+        note = trainer.loop.on_split
+
+        def noted(before: int, now: int) -> None:
+            assert note is not None
+            note(before, now)
+            split.set()
+
+        trainer.loop.on_split = noted
+
+    def on_step(trainer: Trainer) -> None:
+        if trainer.loop.done == 2:
+            trainer.save_now("the test")
+            too_small_for(2, monkeypatch)
+
+    rig.run(layout, on_start=on_start, on_step=on_step)
+    first = json.loads((layout.checkpoint(2) / "nightschool.json").read_text())
+    assert first["numerics"]["cell"] == 2
+    assert first["numerics_changes"] == []
+    assert record(layout)["numerics_changes"] == [{"step": 2, "changes": [ANY]}]

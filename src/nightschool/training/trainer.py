@@ -385,7 +385,7 @@ class Trainer:
             root=self.root,
             curriculum=curriculum.to_record(loop.entries),
             numerics=loop.numerics,
-            numerics_changes=self.changes,
+            numerics_changes=list(self.changes),  # a step behind it may add to them while it is written
             digests={},
             file=self.progress.file,
         )
