@@ -325,3 +325,22 @@ def test_f1_a_save_in_flight_says_nothing_of_a_split_behind_it(
     assert first["numerics"]["cell"] == 2
     assert first["numerics_changes"] == []
     assert record(layout)["numerics_changes"] == [{"step": 2, "changes": [ANY]}]
+
+
+def test_f1_a_measurement_that_did_not_fit_is_not_called_one(base: Path, tmp_path: Path) -> None:
+    layout = rig.workspace(tmp_path / "run", base)
+    rig.add(layout, "a", rig.sequences(12, 1), held=rig.sequences(2, 5))
+
+    def on_start(trainer: Trainer) -> None:
+        real = trainer.loop.evaluate
+
+        def evaluate(sequences: Any) -> float:
+            if trainer.loop.done == 3:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return real(sequences)
+
+        trainer.loop.evaluate = evaluate
+
+    rig.run(layout, on_start=on_start)
+    assert rig.states(layout) == {"a": "learned"}
+    assert rig.events(layout, "holdout") == []

@@ -80,7 +80,10 @@ class Holdout:
                 continue
             if measured is None:
                 return
-            found.append(HoldoutRow(position, row.file_id, row.rows, row.label_tokens, row.loss_before, measured[2]))
+            if measured[0]:  # it did not fit otherwise, which has been said
+                found.append(
+                    HoldoutRow(position, row.file_id, row.rows, row.label_tokens, row.loss_before, measured[2])
+                )
         if not found:
             return
         with self._ledger.transaction():
