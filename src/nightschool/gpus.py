@@ -55,7 +55,12 @@ def query(what: str, columns: str) -> list[str]:
 
 def told(theirs: int, total: int, who: Sequence[Program]) -> str:
     """Who holds how much, in words."""
+    return named(f"other programs hold {in_bytes(theirs)} of {in_bytes(total)}", who)
+
+
+def named(text: str, who: Sequence[Program]) -> str:
+    """A text, with the first of some programs behind it."""
     names = [
         f"{escape(one.name)} (process {one.pid}{f', {in_bytes(one.bytes)}' if one.bytes else ''})" for one in who[:3]
     ]
-    return f"other programs hold {in_bytes(theirs)} of {in_bytes(total)}" + (f": {', '.join(names)}" if names else "")
+    return text + (f": {', '.join(names)}" if names else "")

@@ -202,6 +202,8 @@ def test_the_policy_frees_then_splits_then_stops() -> None:
     [
         (torch.OutOfMemoryError("CUDA out of memory"), True, False),
         (MemoryError(), True, False),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"), True, False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True, False),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ..."), True, False),
         (RuntimeError("CUDA error: unspecified launch failure"), False, True),
         (RuntimeError("CUDA error: uncorrectable ECC error encountered"), False, True),
@@ -229,6 +231,24 @@ def test_others_are_those_that_hold_more_than_a_desktop_does(monkeypatch: pytest
     assert "on cuda:0: other programs" in str(memory.taken(card, found))
     assert memory.others_hold(on_a_card(monkeypatch, free=GB, total=24 * GB, ours=22 * GB)) is None
     assert memory.others_hold(torch.device("cpu")) is None
+
+
+def test_a_card_too_full_to_be_asked_is_held_by_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first call to a card needs some of its memory itself."""
+    card = on_a_card(monkeypatch, free=GB, total=24 * GB, ours=0)
+
+    def full(_: Any) -> Any:
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", full)
+    assert "ollama" in str(memory.others_hold(card))
+
+    def broken(_: Any) -> Any:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", broken)
+    with pytest.raises(RuntimeError, match="unspecified"):
+        memory.others_hold(card)
 
 
 def accelerator(kind: str) -> Any:
@@ -344,3 +364,19 @@ def test_f1_a_measurement_that_did_not_fit_is_not_called_one(base: Path, tmp_pat
     rig.run(layout, on_start=on_start)
     assert rig.states(layout) == {"a": "learned"}
     assert rig.events(layout, "holdout") == []
+
+
+def test_f1_memory_that_others_took_while_a_state_was_loaded_is_not_held_against_the_trainer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Wherever in the process it was: in the end the machine would give up."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(memory, "others_hold", lambda device: f"others fill {device}")
+    out, lost = torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUDA error: unspecified launch failure")
+    assert "others fill cuda" in str(memory.explained(out, "auto"))
+    assert "others fill cuda:1" in str(memory.explained(out, "cuda:1"))
+    assert memory.explained(out, "cpu") is None
+    assert memory.explained(RuntimeError("mat1 and mat2"), "auto") is None
+    assert "The GPU failed" in str(memory.explained(lost, "auto"))
+    monkeypatch.setattr(memory, "others_hold", lambda _: None)
+    assert memory.explained(out, "auto") is None, "it does not fit by itself"

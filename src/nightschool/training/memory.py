@@ -32,11 +32,14 @@ _LOST = (
 )
 """Of what CUDA says, that which no data file can bring about. A failed assertion on the device is not among it."""
 
+_OUT = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""What is said where it is not torch's allocator that finds no memory: on the host, or as a card is first used."""
+
 
 def is_out(error: BaseException) -> bool:
     """Whether it says that memory ran out, on the device or on the host."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT)
     )
 
 
@@ -87,7 +90,13 @@ def others_hold(device: torch.device) -> str | None:
     """Who holds so much of the device that it is no wonder if memory runs out; None where nobody else does."""
     if device.type != "cuda":
         return None
-    unused, total = torch.cuda.mem_get_info(device)
+    try:
+        unused, total = torch.cuda.mem_get_info(device)
+    except RuntimeError as error:
+        if not is_out(error):
+            raise
+        # The first call to a card takes some of its memory, and there is not even that.
+        return gpus.named("other programs hold all of it", gpus.programs())
     theirs = total - unused - torch.cuda.memory_reserved(device)
     if theirs <= gpus.others_may_hold(total):
         return None
@@ -109,6 +118,22 @@ def lost(error: BaseException) -> DeviceError:
         f"The GPU failed ({said}). Training goes on from the last checkpoint as soon as it works again; `dmesg` and "
         "`nvidia-smi` may tell more."
     )
+
+
+def explained(error: BaseException, chosen: str) -> DeviceError | None:
+    """The error to raise where the process ends by what the device, or others on it, did; None where it is another.
+
+    Args:
+        error: what ends it.
+        chosen: the setting model.device.
+    """
+    if is_lost(error):
+        return lost(error)
+    if not is_out(error) or chosen == "cpu" or not torch.cuda.is_available():
+        return None
+    device = torch.device("cuda" if chosen == "auto" else chosen)
+    others = others_hold(device)
+    return None if others is None else taken(device, others)
 
 
 def cell_size(asked: int, remembered: Mapping[str, Any] | None) -> int:

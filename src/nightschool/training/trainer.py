@@ -75,10 +75,11 @@ def train(layout: Layout, lifeline: int | None) -> None:
                 trainer.run()
             finally:
                 trainer.close()
-        except RuntimeError as error:
-            if memory.is_lost(error):
-                raise memory.lost(error) from error
-            raise
+        except (RuntimeError, MemoryError) as error:
+            explained = memory.explained(error, settings.model.device)
+            if explained is None:
+                raise
+            raise explained from error
 
 
 class Trainer:
