@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from nightschool import durable
+from nightschool import durable, room
+from nightschool.curriculum import Entry
 from nightschool.errors import DataError, StorageError, TrainingError
 from nightschool.ledger import Ledger
+from nightschool.record import read_record
 from nightschool.training import checkpoint, loss, model
 from nightschool.training.trainer import Trainer
 from nightschool.workspace import Layout
@@ -211,3 +213,20 @@ def test_a_save_in_flight_is_finished_when_the_next_file_is_refused(
     assert rig.states(layout)["a"] == "learned"
     with Ledger.open(layout.ledger) as ledger:
         assert ledger.checkpoints.newest() is not None
+
+
+def test_c5_a_file_that_has_no_room_to_begin_does_not_cost_the_one_before_its_last_steps(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They fit, if little more does. Else each try would train them again, and end at the same place."""
+    layout = two_files(tmp_path / "run", base)
+
+    def lacking(folder: Path, size: int | None, min_free_gb: float) -> str | None:
+        done = rig.states(layout)["a"] in ("trained", "learned")
+        return "there is too little" if min_free_gb and done else None
+
+    monkeypatch.setattr(room, "lacking", lacking)
+    with pytest.raises(StorageError, match="waits for room"):
+        rig.run(layout)
+    assert rig.states(layout) == {"a": "learned", "b": "ready"}
+    assert [step for step, _ in layout.checkpoints()] == [3]

@@ -236,7 +236,10 @@ class Trainer:
 
     def _begin_next(self) -> bool:
         """Begin the first file of the queue, with the small ones next to it, if it is ready."""
-        if self.ledger.files.next_to_train() is not None:
+        if self.ledger.files.next_to_train() is not None and self._lacks_room(self.settings.machine.min_free_gb):
+            # What is done has room perhaps. Left unsaved, each try would do it again, and come to the same place.
+            self._save_if_due("waiting for room", always=True)
+            self.saver.wait()
             self._require_room(self.settings.machine.min_free_gb)
         loop = self.loop
         begun = beginning.begin(self.layout, self.ledger, self.settings, self.root, loop.entries, loop.done)
