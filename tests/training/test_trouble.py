@@ -230,3 +230,23 @@ def test_c5_a_file_that_has_no_room_to_begin_does_not_cost_the_one_before_its_la
         rig.run(layout)
     assert rig.states(layout) == {"a": "learned", "b": "ready"}
     assert [step for step, _ in layout.checkpoints()] == [3]
+
+
+def test_what_ends_the_measurement_before_a_file_is_not_held_against_the_one_before(base: Path, tmp_path: Path) -> None:
+    layout = two_files(tmp_path / "run", base)
+
+    def on_start(trainer: Trainer) -> None:
+        real = trainer.holdout.before
+
+        def before(position: int, entry: Entry) -> bool:
+            if position == 1:
+                raise rig.Killed
+            return real(position, entry)
+
+        trainer.holdout.before = before
+
+    with pytest.raises(rig.Killed):
+        rig.run(layout, on_start=on_start)
+    with Ledger.open(layout.ledger) as ledger:
+        told = ledger.machine.get("trainer")
+        assert (told["entry"], told["file"]) == (1, "b")

@@ -256,8 +256,6 @@ class Trainer:
         place = self.loop.next_place()
         assert place is not None
         entry = self.loop.entries[place.index]
-        if place.local == 0 and not self.holdout.before(place.index, entry):
-            return
         if self.progress.phase != "training" or place.local == entry.start:
             # Of a file that was resumed in the middle, the steps before are in the checkpoint.
             self.any_applied = place.local > 0
@@ -269,6 +267,8 @@ class Trainer:
             self.progress.entry, self.progress.phase = place.index, "training"
             # Now, and not soon: if this file ends the process, the supervisor must know which it was.
             self.ledger.machine.set("trainer", self._status())
+        if place.local == 0 and not self.holdout.before(place.index, entry):
+            return
         try:
             result = self.loop.step()
         except RuntimeError as error:
