@@ -250,3 +250,19 @@ def test_what_ends_the_measurement_before_a_file_is_not_held_against_the_one_bef
     with Ledger.open(layout.ledger) as ledger:
         told = ledger.machine.get("trainer")
         assert (told["entry"], told["file"]) == (1, "b")
+
+
+def test_a_state_saved_as_the_next_file_begins_names_the_file_of_its_last_step(base: Path, tmp_path: Path) -> None:
+    layout = two_files(tmp_path / "run", base)
+
+    def on_start(trainer: Trainer) -> None:
+        def interrupted() -> bool:
+            if trainer.loop.done == 3:
+                trainer.stop.set("the test")
+            return trainer.stop.is_set()
+
+        trainer.loop.interrupted = interrupted
+
+    rig.run(layout, on_start=on_start)
+    (found,) = layout.checkpoints()
+    assert (found[0], read_record(found[1]).file) == (3, "a")

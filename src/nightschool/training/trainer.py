@@ -391,7 +391,7 @@ class Trainer:
             numerics=loop.numerics,
             numerics_changes=list(self.changes),  # a step behind it may add to them while it is written
             digests={},
-            file=self.progress.file,
+            file=self.ledger.called(loop.entries[place.index].file_ids),  # that in progress may be the next one
         )
         self.saver.save(
             Job(
