@@ -50,6 +50,10 @@ def logits_of(model: Any) -> Tensor:
     return found
 
 
+def _keeps_its_model(trainer: Trainer) -> None:
+    trainer.loop.release = lambda: None
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Made]:
     known: dict[tuple[str, str], Made] = {}
@@ -65,7 +69,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Made]
                 **({"lora": LORA} if method == "lora" else {}),
             )
             rig.add(layout, "a", rig.sequences(40, 1))
-            trainer = rig.run(layout)
+            trainer = rig.run(layout, on_start=_keeps_its_model)
             known[kind, method] = Made(base, layout, logits_of(trainer.loop.built.model), trainer.loop.done)
         return known[kind, method]
 

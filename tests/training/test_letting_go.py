@@ -120,13 +120,19 @@ def test_control_a_save_on_the_way_leaves_the_model_where_it_is(
     monkeypatch.setattr(model, "write_model", write)
     rig.run(layout)
     assert len(held) > 1
-    assert all(held)
+    assert all(held[:-1]), "the last one may be written while the trainer ends"
 
 
-def test_a_save_in_flight_does_not_keep_the_device(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Told to stop while a checkpoint is written: the device is free before that one is on the disk, and both come."""
+@pytest.mark.parametrize("stop", [5, 6])
+def test_a_save_in_flight_does_not_keep_the_device(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    """Told to stop while a checkpoint is written: the device is free before that one is on the disk, and all come.
+
+    At 5 that is the last one; at 6 there is another behind it.
+    """
     layout, other = make(tmp_path / "run", base, "lora"), make(tmp_path / "other", base, "lora")
-    rig.run(other, on_step=rig.stop_at(6))
+    rig.run(other, on_step=rig.stop_at(stop))
     real, free, seen = model.write_model, threading.Event(), []
 
     def slowly(built: Any, *more: Any) -> None:
@@ -144,9 +150,9 @@ def test_a_save_in_flight_does_not_keep_the_device(base: Path, tmp_path: Path, m
         trainer.loop.release = released
 
     monkeypatch.setattr(model, "write_model", slowly)
-    rig.run(layout, on_start=on_start, on_step=rig.stop_at(6))
+    rig.run(layout, on_start=on_start, on_step=rig.stop_at(stop))
     assert seen == [True], "the first save had not ended when the device was given back"
-    assert [step for step, _ in layout.checkpoints()] == [5, 6]
+    assert [step for step, _ in layout.checkpoints()] == [5, 6][: stop - 4]
     assert rig.final(layout) == rig.final(other)
     rig.run(layout)
     rig.run(other)

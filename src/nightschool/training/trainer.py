@@ -210,6 +210,10 @@ class Trainer:
             self._phase("waiting")
             self.stop.wait(POLL_SECONDS)
         self._save_if_due("stopping", always=True, last=True)
+        if self.loop.built.method == "lora":
+            # Where the last state is being written already, nobody else needs to wait for that. What the saver still
+            # asks a whole model for, while it writes, is not to be taken from under it.
+            self.loop.release()
         self.saver.wait()
         self._phase("stopped")
         self.recorder.flush()
