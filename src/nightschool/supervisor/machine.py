@@ -258,7 +258,8 @@ class Supervisor:
         train, prepare = self.trainer, self.intake
         # Also with nothing but training to do: it makes prepared data again that is gone or no longer current.
         prepare.tend(going and (prepare.child.alive or bool(work.to_prepare or work.to_train)))
-        wanted = self.gate.rest is None and (policies.needs_trainer(work) or (train.child.alive and not self._unload()))
+        unload = self._unload()  # asked in each round: work in between starts the time without work anew
+        wanted = self.gate.rest is None and (policies.needs_trainer(work) or (train.child.alive and not unload))
         train.tend(going and wanted and not self.mending.busy and not self._renewing)
         # Asked to stop, it saves and ends; with the next round it is started as any other.
         self._renewing = self._renewing and train.child.alive
@@ -267,7 +268,9 @@ class Supervisor:
 
     def _unload(self) -> bool:
         """Whether the trainer has had nothing to do for so long that it gives the GPU back."""
-        idle = self._told.get("phase") == "waiting" and (self.work or Work()).idle
+        child = self.trainer.child
+        ours = child.alive and self._told.get("pid") == child.pid
+        idle = ours and self._told.get("phase") == "waiting" and (self.work or Work()).idle
         return self.unloading.due(idle, self.settings.machine.unload_after)
 
     def _turn(self, free: bool) -> tuple[str, str] | None:

@@ -1,0 +1,108 @@
+"""Where the supervisor's parts meet: what one of them does must reach the others. Its rounds are called by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from nightschool import durable, leases
+from nightschool.ledger import Ledger
+from nightschool.settings import Settings
+from nightschool.supervisor import policies
+from nightschool.supervisor.children import Child, Commands
+from nightschool.supervisor.machine import Supervisor
+from nightschool.supervisor.policies import Work
+from nightschool.supervisor.signals import StopSignals
+from nightschool.workspace import Layout
+
+PID = 4711
+
+
+class Stand(Child):
+    """A child without a process: it is alive, or it has ended with a code, as the test says."""
+
+    lives = True
+    code: int | None = None
+
+    @property
+    def alive(self) -> bool:
+        return self.lives
+
+    @property
+    def pid(self) -> int | None:
+        return PID if self.lives else None
+
+    def start(self) -> int:
+        self.lives, self.asked = True, False
+        return PID
+
+    def ask_to_stop(self) -> None:
+        self.asked = True
+
+    def kill(self) -> None:
+        self.killed = True
+
+    def poll(self) -> int | None:
+        code, self.code = self.code, None
+        if code is not None:
+            self.lives = False
+        return code
+
+
+@dataclass
+class Round:
+    """A supervisor, its trainer, and the clock."""
+
+    supervisor: Supervisor
+    trainer: Stand
+    now: list[float] = field(default_factory=lambda: [0.0])
+
+    def go(self, minutes: float, work: Work, phase: str = "waiting") -> None:
+        """One round at that time."""
+        self.now[0] = minutes * 60
+        self.supervisor.work = work
+        self.supervisor._told = {"phase": phase, "pid": PID}
+        self.supervisor._tend()
+
+
+@pytest.fixture
+def round(layout: Layout, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Round]:
+    monkeypatch.setenv(leases.FOLDER, str(tmp_path / "leases"))
+    shared = settings.model_copy(update={"machine": settings.machine.model_copy(update={"gpu_lease": "one"})})
+    now = [0.0]
+    with durable.Lock(layout.supervisor_lock, "a test") as lock, Ledger.open(layout.ledger) as ledger:
+        supervisor = Supervisor(
+            layout, shared, ledger, lock, Commands(["none"], ["none"]), until_idle=False, ignore_hours=False,
+            echo=lambda: None, signals=StopSignals(), clock=lambda: now[0],
+        )  # fmt: skip
+        trainer, intake = (Stand(name, [], layout.trainer_output, 1.0, lambda: now[0]) for name in ("trainer", "intake"))
+        supervisor.trainer.child, supervisor.intake.child = trainer, intake
+        yield Round(supervisor, trainer, now)
+        supervisor.turns.end()
+
+
+def test_work_in_between_starts_the_time_without_work_anew(round: Round) -> None:
+    round.go(0, Work())
+    round.go(29, Work(training=1), "training")
+    round.go(60, Work(finished=1))
+    assert not round.trainer.asked
+    round.go(89, Work(finished=1))
+    assert not round.trainer.asked
+    round.go(90, Work(finished=1))
+    assert round.trainer.asked
+
+
+def test_a_trainer_that_came_back_has_its_whole_time_without_work_again(round: Round) -> None:
+    round.go(0, Work())
+    round.go(30, Work())
+    assert round.trainer.asked
+    round.trainer.code = 0
+    round.go(31, Work())
+    assert not round.trainer.alive
+    round.go(500, Work(ready=1))
+    assert round.trainer.alive
+    round.go(600, Work(finished=1))
+    assert not round.trainer.asked
