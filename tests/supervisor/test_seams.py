@@ -106,3 +106,36 @@ def test_a_trainer_that_came_back_has_its_whole_time_without_work_again(round: R
     assert round.trainer.alive
     round.go(600, Work(finished=1))
     assert not round.trainer.asked
+
+
+@pytest.mark.parametrize("code", [policies.DEVICE, policies.STORAGE, policies.BUSY])
+def test_f3_a_row_of_waits_is_one_event_and_not_one_for_each_try(round: Round, code: int) -> None:
+    for hour in range(8):
+        round.trainer.code = code
+        round.go(hour * 60, Work(ready=1), "loading")
+        round.go(hour * 60 + 59, Work(ready=1), "loading")
+        assert round.trainer.alive
+    told = [event for event in round.supervisor.ledger.events.since() if event.kind == "accident"]
+    assert len(told) == 1
+
+
+def signs(round: Round) -> list[str]:
+    round.supervisor.gate.look({})
+    return [str(holder.workspace) for holder in leases.queue("one")]
+
+
+@pytest.mark.parametrize("code", [policies.DEVICE, policies.STORAGE])
+def test_a_trainer_that_waits_out_a_trouble_does_not_keep_others_from_the_gpu(round: Round, code: int) -> None:
+    round.trainer.code = code
+    round.go(0, Work(ready=1), "loading")
+    assert not round.trainer.alive
+    assert signs(round) == []
+    round.now[0] = 3600.0
+    assert len(signs(round)) == 1, "when it is to be tried again it waits like any other"
+
+
+def test_control_a_trainer_that_found_the_gpu_taken_does_wait_for_it(round: Round) -> None:
+    round.trainer.code = policies.BUSY
+    round.go(0, Work(ready=1), "loading")
+    assert not round.trainer.alive
+    assert len(signs(round)) == 1

@@ -277,7 +277,9 @@ class Supervisor:
         """Whether another workspace has the GPU, or is to have it now. `free`: nothing else keeps the trainer."""
         child = self.trainer.child
         ours = self._told if child.alive and self._told.get("pid") == child.pid else {}
-        wants = free and self.held is None and not self.trainer.failed and policies.needs_trainer(self.work or Work())
+        # One that could not take the GPU now is not waited for: others would unload their models for nothing.
+        able = not (self.trainer.failed or self.trainer.waits_out)
+        wants = free and self.held is None and able and policies.needs_trainer(self.work or Work())
         return self.turns.look(child.alive, ours.get("phase"), ours.get("entry"), wants)
 
     def _no_room(self) -> tuple[str, str] | None:
