@@ -78,8 +78,8 @@ def round(layout: Layout, settings: Settings, tmp_path: Path, monkeypatch: pytes
             layout, shared, ledger, lock, Commands(["none"], ["none"]), until_idle=False, ignore_hours=False,
             echo=lambda: None, signals=StopSignals(), clock=lambda: now[0],
         )  # fmt: skip
-        trainer, intake = (Stand(name, [], layout.trainer_output, 1.0, lambda: now[0]) for name in ("trainer", "intake"))
-        supervisor.trainer.child, supervisor.intake.child = trainer, intake
+        trainer = supervisor.trainer.child = Stand("trainer", [], layout.trainer_output, 1.0, lambda: now[0])
+        supervisor.intake.child = Stand("intake worker", [], layout.intake_output, 1.0, lambda: now[0])
         yield Round(supervisor, trainer, now)
         supervisor.turns.end()
 
