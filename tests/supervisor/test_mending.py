@@ -198,3 +198,25 @@ def test_policies_blame_the_file_only_for_what_happens_on_it() -> None:
         found.append(verdict.what)
     assert found == ["restart"] * (policies.CRASHES - 1) + ["fail"]
     assert policies.after_exit(FileError.exit_code, False, 3, policies.Record(), "nan", on_file=True).what == "blame"
+
+
+def test_f3_a_file_that_is_begun_is_watched_and_keeps_the_gpu_from_its_first_measurement_on(
+    base: Path, tmp_path: Path
+) -> None:
+    """After an idle night the first thing that may hang is the measurement before the first step."""
+    layout, phases = make(tmp_path / "ws", base, "ac"), list[str]()
+
+    def look(trainer: Any) -> None:
+        real = trainer.holdout.before
+
+        def before(*arguments: Any) -> bool:
+            phases.append(trainer.progress.phase)
+            return real(*arguments)
+
+        trainer.holdout.before = before
+        trainer.progress.phase = "waiting"  # as after a time without work
+
+    rig.run(layout, on_start=look)
+    assert phases[0] == "beginning"
+    assert "waiting" not in phases
+    assert policies.hangs(7200, phases[0], 1800) is not None

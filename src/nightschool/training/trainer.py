@@ -242,6 +242,8 @@ class Trainer:
         if begun is None:
             return False
         loop.entries[:], self.new_entry = begun
+        # Before its first step it is measured, and that may hang: this is no time without work.
+        self._phase("beginning")
         return True
 
     def save_now(self, why: str) -> None:
