@@ -139,3 +139,20 @@ def test_control_a_trainer_that_found_the_gpu_taken_does_wait_for_it(round: Roun
     round.go(0, Work(ready=1), "loading")
     assert not round.trainer.alive
     assert len(signs(round)) == 1
+
+
+def test_who_has_nothing_prepared_yet_asks_nobody_for_the_gpu(round: Round, tmp_path: Path) -> None:
+    """Reading a large file may take an hour: each turn in it would be two loads of a model for nothing."""
+    other = leases.Lease("one", tmp_path / "other")
+    other.acquire()
+    round.trainer.lives = False
+    round.supervisor.work = Work(archived=1)
+    assert signs(round) == []
+    assert (round.supervisor.gate.rest or ("", ""))[0] == "waiting for GPU", "and loads no model beside another's"
+    round.supervisor.work = Work(ready=1)
+    assert len(signs(round)) == 1
+    round.supervisor.work = Work(archived=1)
+    other.release()
+    round.now[0] += 1
+    assert signs(round) == []
+    assert round.supervisor.gate.rest is None, "on a free GPU the model is loaded while the file is read"

@@ -279,8 +279,9 @@ class Supervisor:
         ours = self._told if child.alive and self._told.get("pid") == child.pid else {}
         # One that could not take the GPU now is not waited for: others would unload their models for nothing.
         able = not (self.trainer.failed or self.trainer.waits_out)
-        wants = free and self.held is None and able and policies.needs_trainer(self.work or Work())
-        return self.turns.look(child.alive, ours.get("phase"), ours.get("entry"), wants)
+        work = self.work or Work()
+        wants = free and self.held is None and able and policies.needs_trainer(work)
+        return self.turns.look(child.alive, ours.get("phase"), ours.get("entry"), wants, bool(work.to_train))
 
     def _no_room(self) -> tuple[str, str] | None:
         """Why a trainer is not started for want of room on the disk: it could not save what it learns."""
