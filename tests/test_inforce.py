@@ -223,3 +223,11 @@ def test_a12_a_file_that_could_not_be_read_is_taken_once_it_can(place: Place, mo
     assert taken is not None
     assert taken.settings.machine.hang_minutes == 5
     assert place.problem is None
+
+
+def test_the_copy_in_force_is_as_private_as_the_file(place: Place) -> None:
+    """The addresses of [notify] have passwords in them."""
+    place.write(BASE + '[notify]\nwebhook = "https://user:password@example.com/"\n')
+    place.layout.settings_file.chmod(0o600)
+    assert place.look() is not None
+    assert place.layout.accepted_settings.stat().st_mode & 0o777 == 0o600
