@@ -156,3 +156,40 @@ def test_who_has_nothing_prepared_yet_asks_nobody_for_the_gpu(round: Round, tmp_
     round.now[0] += 1
     assert signs(round) == []
     assert round.supervisor.gate.rest is None, "on a free GPU the model is loaded while the file is read"
+
+
+def word(round: Round) -> str:
+    round.supervisor._say_state()
+    return round.supervisor.ledger.machine.get("state", {})["word"]
+
+
+@pytest.mark.parametrize(
+    ("code", "later"),
+    [(-9, "restarting"), (policies.DEVICE, "waiting for GPU"), (policies.STORAGE, "waiting for disk")],
+)
+def test_f3_a_trainer_that_is_lost_without_work_leaves_the_machine_idle(round: Round, code: int, later: str) -> None:
+    """Nobody starts it again until there is work, so nobody would ever take such a word back."""
+    round.trainer.code = code
+    round.go(0, Work(finished=1))
+    assert not round.trainer.alive
+    assert word(round) == "idle"
+    round.supervisor.work = Work(ready=1)
+    assert word(round) == later
+
+
+def test_control_a_trainer_that_failed_is_told_also_without_work(round: Round) -> None:
+    for attempt in range(policies.CRASHES):
+        round.trainer.code = 1
+        round.go(attempt * 10, Work(ready=1), "loading")
+        round.go(attempt * 10 + 9, Work(ready=1), "loading")
+    round.supervisor.work = Work()
+    assert word(round) == "failed"
+
+
+def test_an_intake_worker_that_is_lost_without_work_leaves_the_machine_idle(round: Round) -> None:
+    worker = round.supervisor.intake.child
+    assert isinstance(worker, Stand)
+    worker.code = -9
+    round.go(0, Work(finished=1))
+    assert not worker.alive
+    assert word(round) == "idle"

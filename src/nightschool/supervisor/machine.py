@@ -309,11 +309,14 @@ class Supervisor:
     def _problem(self) -> tuple[str, str] | None:
         if self._storage is not None:
             return "waiting for disk", self._storage
-        if self.trainer.problem is not None:
-            return self.trainer.problem
         work = self.work or Work()
+        # One that has nothing to do is not started again, so that nothing would take its word back.
+        if self.trainer.problem is not None and (self.trainer.failed or policies.needs_trainer(work)):
+            return self.trainer.problem
         # While there is something to train on, trouble with reading the next files is not what the machine is about.
-        return None if work.to_train and self.gate.rest is None else self.intake.problem
+        if work.to_train and self.gate.rest is None:
+            return None
+        return self.intake.problem if self.intake.failed or policies.needs_trainer(work) else None
 
     def _say_state(self) -> None:
         child = self.trainer.child
