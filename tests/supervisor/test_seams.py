@@ -193,3 +193,42 @@ def test_an_intake_worker_that_is_lost_without_work_leaves_the_machine_idle(roun
     round.go(0, Work(finished=1))
     assert not worker.alive
     assert word(round) == "idle"
+
+
+def test_a_lease_that_only_the_trainer_could_name_is_given_away_too(
+    layout: Layout, round: Round, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A service that was started at boot before the GPU's driver asked nvidia-smi in vain, and asks it once."""
+    monkeypatch.setattr(leases, "name_of", lambda _: None)
+    supervisor = round.supervisor
+    auto = supervisor.settings.model_copy(
+        update={"machine": supervisor.settings.machine.model_copy(update={"gpu_lease": "auto"})}
+    )
+    supervisor._apply(auto)
+    assert supervisor.lease is None
+    leases.Lease("GPU-1", layout.root).acquire()  # as the trainer would
+    told = {"pid": PID, "phase": "waiting", "lease": "GPU-1"}
+    supervisor.ledger.machine.set("trainer", told)
+    supervisor._look()
+    assert supervisor.lease == "GPU-1"
+    assert supervisor.gate.rest is None
+    leases.Waiting("GPU-1", tmp_path / "other").acquire()
+    round.now[0] += 1
+    supervisor._look()
+    assert (supervisor.gate.rest or ("", ""))[0] == "waiting for GPU"
+
+
+@pytest.mark.parametrize(
+    ("lease", "pid", "renewing"), [("auto", PID + 1, False), ("off", PID, False), ("auto", PID, True)]
+)
+def test_control_a_lease_of_an_earlier_trainer_or_one_that_is_off_counts_for_nothing(
+    round: Round, monkeypatch: pytest.MonkeyPatch, lease: str, pid: int, renewing: bool
+) -> None:
+    monkeypatch.setattr(leases, "name_of", lambda _: None)
+    supervisor = round.supervisor
+    machine = supervisor.settings.machine.model_copy(update={"gpu_lease": lease})
+    supervisor._apply(supervisor.settings.model_copy(update={"machine": machine}))
+    supervisor._renewing = renewing
+    supervisor.ledger.machine.set("trainer", {"pid": pid, "phase": "waiting", "lease": "GPU-1"})
+    supervisor._look()
+    assert supervisor.lease is None

@@ -223,13 +223,15 @@ class Supervisor:
         self.yielding.names = settings.machine.yield_to
         self.metrics.apply(settings.metrics)
         self.reporting.apply(settings.trackers)
-        lease = leases.name_of(settings)
-        if lease != self.lease:
-            self.turns.end()
-            self.lease, self.turns = lease, Turns(lease, self.layout.root, self.clock)
+        self._share(leases.name_of(settings))
         self.teller.apply(settings.notify)
         self.night.settings = settings.snapshots
         self.mending.limit = settings.machine.hang_minutes * 60
+
+    def _share(self, lease: str | None) -> None:
+        if lease != self.lease:
+            self.turns.end()
+            self.lease, self.turns = lease, Turns(lease, self.layout.root, self.clock)
 
     def _look(self) -> None:
         if self.clock() < self._next.get("storage", 0.0):
@@ -241,6 +243,10 @@ class Supervisor:
         self.work = policies.work_of(counts, self.inbox.waiting)
         told = self.ledger.machine.all()
         self._told = told.get("trainer") or {}
+        child, auto = self.trainer.child, self.settings.machine.gpu_lease == "auto" and not self._renewing
+        if self.lease is None and auto and child.alive and self._told.get("pid") == child.pid:
+            # Started before the GPU's driver was up, this process could not name it, and the trainer can.
+            self._share(self._told.get("lease"))
         self.held = cut.held_for(self.layout, told)
         self.gate.look(told)
         if told.get("resumed", 0) != self._resumed:
