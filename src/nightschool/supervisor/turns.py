@@ -13,6 +13,8 @@ from nightschool.words import escape
 
 WORD = "waiting for GPU"
 LOOK_SECONDS = 0.5
+ON_GPU = ("beginning", "training", "waiting")
+"""What a trainer says it is doing once it has the lease."""
 LOST_SECONDS = 5.0
 """A trainer that trains has the lease; one without it for so long has lost it."""
 
@@ -86,7 +88,9 @@ class Turns:
         assert self._name is not None
         assert self._sign is not None
         self._free_since = None
-        if holder is None or holder.workspace != self._workspace:
+        # On a full disk a holder cannot write who it is. A trainer that is past the taking of it is then taken for it.
+        nameless = holder is not None and holder.workspace is None and phase in ON_GPU
+        if holder is None or not (holder.workspace == self._workspace or nameless):
             return self._without(holder, phase, now)
         self._sign.release()
         self._lost_since = None
@@ -106,7 +110,7 @@ class Turns:
         """The trainer runs and has not got the lease: it is about to take it, another was faster, or it is lost."""
         if holder is not None and holder.workspace is not None:
             return f"{holder} has it"
-        if phase not in ("training", "waiting"):
+        if phase not in ON_GPU:
             self._lost_since = None
             return self._letting_go
         if self._lost_since is None:
