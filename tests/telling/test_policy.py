@@ -24,7 +24,7 @@ class Owner:
         self.now = 1_000_000.0
         self.memory = Memory(0)
         self.got: list[tuple[float, Draft]] = []
-        self.state = ("idle", "")
+        self.state: tuple[str, str] = ("idle", "")
         self.copy_pending = True
         self.number = 0
 

@@ -52,7 +52,7 @@ class World:
         self.ledger = ledger
         self.settings = settings
         self.at = datetime(2026, 5, 1, 12, tzinfo=UTC)
-        self.state = ("idle", "")
+        self.state: tuple[str, str] = ("idle", "")
         self.senders: list[Any] = []
         self.start()
 
