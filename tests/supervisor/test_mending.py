@@ -71,6 +71,7 @@ def test_f2_a_file_with_ten_nan_in_a_row_is_set_aside_and_nothing_of_it_stays(ba
     with Ledger.open(layout.ledger) as ledger:
         mend(layout, ledger, trainer)
         row = ledger.files.get(2)
+        assert [event.fields["set_aside"] for event in ledger.events.of_kind("cut")] == [[2]]
     assert (row.state, row.reason) == ("set_aside", "10 steps in a row gave a loss that is not finite")
     assert trainer.blame is None
     assert trainer.gave_up == []
@@ -91,6 +92,7 @@ def test_b7_of_files_that_were_gathered_only_the_guilty_one_is_set_aside(base: P
         assert [(row.name, row.state, row.options) for row in ledger.files.queue()] == [
             (name, "archived", {"alone": True}) for name in "abc"
         ]
+        assert [event.fields["set_aside"] for event in ledger.events.of_kind("cut")] == [[]]
         for id in (1, 2, 3):
             ledger.files.set_state(id, "ready")
     with pytest.raises(FileError):

@@ -323,7 +323,7 @@ def test_a_lease_that_somebody_removed_is_taken_anew(world: World, folder: Path)
     world.run(turns.LOST_SECONDS - 1)
     assert a.rest is None, "it may just have ended"
     world.run(2)
-    assert a.rest == (WORD, "its lease was removed by somebody, and is taken anew")
+    assert a.rest == (WORD, "the trainer no longer holds the lease, and takes it anew")
     world.run(SAVE + START + LOAD + 2)
     assert leases.holder(NAME) is not None
     assert a.rest is None

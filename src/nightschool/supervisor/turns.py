@@ -116,7 +116,7 @@ class Turns:
         if self._lost_since is None:
             self._lost_since = now
         if now - self._lost_since >= LOST_SECONDS:
-            self._letting_go = "its lease was removed by somebody, and is taken anew"
+            self._letting_go = "the trainer no longer holds the lease, and takes it anew"
         return self._letting_go
 
     def _before(self, holder: Holder | None, wants: bool, ready: bool, now: float) -> str | None:
