@@ -232,3 +232,24 @@ def test_control_a_lease_of_an_earlier_trainer_or_one_that_is_off_counts_for_not
     supervisor.ledger.machine.set("trainer", {"pid": pid, "phase": "waiting", "lease": "GPU-1"})
     supervisor._look()
     assert supervisor.lease is None
+
+
+def test_the_owner_is_not_called_for_the_turn_of_another_workspace(
+    round: Round, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns: list[bool] = []
+    supervisor = round.supervisor
+    monkeypatch.setattr(supervisor.teller, "tick", lambda _word, _reason, turn: turns.append(turn))
+    monkeypatch.setattr(supervisor, "_look", lambda: supervisor.gate.look({}))
+    round.trainer.lives = False
+    supervisor.work = Work(ready=1)
+    other = leases.Lease("one", tmp_path / "other")
+    other.acquire()
+    supervisor.tick()
+    other.release()
+    round.trainer.lives, round.trainer.code = True, policies.DEVICE
+    round.now[0] += 10
+    supervisor.tick()
+    assert supervisor._state is not None
+    assert supervisor._state[0] == "waiting for GPU"
+    assert turns == [True, False]

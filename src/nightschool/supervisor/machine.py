@@ -29,6 +29,7 @@ from nightschool.supervisor.sd_notify import ServiceManager
 from nightschool.supervisor.serving_metrics import ServingMetrics
 from nightschool.supervisor.settings_file import SettingsFile
 from nightschool.supervisor.signals import StopSignals
+from nightschool.supervisor.turns import WORD as TURN
 from nightschool.supervisor.turns import Turns
 from nightschool.supervisor.unloading import Unloading
 from nightschool.telling.teller import Teller
@@ -172,7 +173,8 @@ class Supervisor:
             logs.rotate(self.layout.log_file, self.settings.log.max_megabytes, self.settings.log.keep)
         self._say_state()
         # A disk that takes nothing does not take the state either.
-        self.teller.tick(*(("waiting for disk", self._storage) if self._storage else self._state or ("starting", "")))
+        word, reason = ("waiting for disk", self._storage) if self._storage else self._state or ("starting", "")
+        self.teller.tick(word, reason, turn=self.gate.rest == (word, reason) and word == TURN)
         self.echo()
         self.service.went_round(self._state, self.stopping)
 
