@@ -2,6 +2,8 @@
 
 import os
 import subprocess
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,8 @@ from tests import forks
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# On a computer with a GPU, tests must not wait for somebody's training, nor that for them.
+os.environ.setdefault("NIGHTSCHOOL_LEASES", str(Path(tempfile.gettempdir()) / f"nightschool-test-leases-{os.getpid()}"))
 
 
 @pytest.fixture

@@ -206,3 +206,28 @@ def test_every_class_is_right_for_what_happens(place: Place) -> None:
     assert {kinds[name] for name in AT_START} == {"operational"}, "and of no name that is not a setting"
     found = changes(place.force, inforce.parse_settings({"model": {"name": "none", "device": "cpu"}}))
     assert needs_restart(found)
+
+
+def test_a12_a_file_that_could_not_be_read_is_taken_once_it_can(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its mode is no part of what tells whether it was changed."""
+    place.write(BASE + "[machine]\nhang_minutes = 5\n")
+    with monkeypatch.context() as patch:
+
+        def closed(_: Path) -> bytes:
+            raise PermissionError(13, "Permission denied")
+
+        patch.setattr(Path, "read_bytes", closed)
+        assert place.look() is None
+    assert "Permission denied" in (place.problem or "")
+    taken = place.look()
+    assert taken is not None
+    assert taken.settings.machine.hang_minutes == 5
+    assert place.problem is None
+
+
+def test_the_copy_in_force_is_as_private_as_the_file(place: Place) -> None:
+    """The addresses of [notify] have passwords in them."""
+    place.write(BASE + '[notify]\nwebhook = "https://user:password@example.com/"\n')
+    place.layout.settings_file.chmod(0o600)
+    assert place.look() is not None
+    assert place.layout.accepted_settings.stat().st_mode & 0o777 == 0o600

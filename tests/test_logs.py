@@ -119,6 +119,18 @@ def test_rotation_keeps_so_many_and_the_newest_is_1(layout: Layout) -> None:
     assert not logs.rotate(layout.log_file, 1e-5, 3)
 
 
+def test_a_lower_number_of_logs_counts_for_those_that_are_there(layout: Layout) -> None:
+    for number in range(1, 12):
+        logs.rotated(layout.log_file, number).write_text(str(number))
+    other = layout.log_file.with_name(f"{layout.log_file.name}.old")
+    other.touch()
+    layout.log_file.write_text("x" * 100)
+    assert logs.rotate(layout.log_file, 1e-5, 2)
+    assert [logs.rotated(layout.log_file, n).exists() for n in range(1, 12)] == [True] * 2 + [False] * 9
+    assert logs.rotated(layout.log_file, 2).read_text() == "1"
+    assert other.exists()
+
+
 def test_tail_follows_across_rotation_and_waits_for_whole_lines(layout: Layout) -> None:
     tail = logs.Tail(layout.log_file)
     assert list(tail.lines()) == []

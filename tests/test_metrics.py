@@ -183,6 +183,29 @@ def test_an_address_that_cannot_be_had_is_said_and_ends_nothing(
     assert said[1] is serving.address is None
 
 
+def test_a_name_that_nobody_knows_is_asked_for_once_and_not_for_each_port(
+    serving: ServingMetrics, said: list[str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def unknown(host: str, port: int, page: Cached) -> None:
+        asked.append(f"{host}:{port}")
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(serving_metrics, "_Server", unknown)
+    serving.apply(wanted(9000, "night.example"))
+    assert asked == ["night.example:9000"], "each may take half a minute, in which the machine does nothing else"
+    assert "Temporary failure in name resolution" in (said[0] or "")
+
+
+def test_another_address_keeps_the_port(serving: ServingMetrics, said: list[str | None]) -> None:
+    port = free_port()
+    serving.apply(wanted(port))
+    serving.apply(wanted(port, "0.0.0.0"))
+    assert serving.address == f"http://0.0.0.0:{port}/metrics"
+    assert ask(serving)[0] == 200
+
+
 def test_settings_are_followed_while_it_runs(serving: ServingMetrics, said: list[str | None]) -> None:
     serving.apply(wanted(0))
     assert said == [None]

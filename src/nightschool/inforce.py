@@ -21,7 +21,7 @@ Stamp = tuple[int, int, int] | None
 
 def accept(layout: Layout, data: bytes) -> None:
     """Keep the bytes of a settings file that was checked. Raises StorageError where the disk refuses."""
-    durable.write_file(layout.accepted_settings, data)
+    durable.write_file(layout.accepted_settings, data, like=layout.settings_file)  # passwords may be in it
 
 
 def parse(layout: Layout, data: bytes, path: Path | None = None) -> Settings:

@@ -6,6 +6,7 @@ Only the supervisor rotates; the other processes notice that the file was rename
 from __future__ import annotations
 
 import contextlib
+import glob
 import logging
 import logging.handlers
 import os
@@ -123,6 +124,11 @@ def rotate(path: Path, max_megabytes: float, keep: int) -> bool:
     try:
         if path.stat().st_size < max_megabytes * 1_000_000:
             return False
+        for older in path.parent.glob(f"{glob.escape(path.name)}.*"):
+            # As many as were kept before the setting was lowered.
+            number = older.name.rpartition(".")[2]
+            if number.isdecimal() and int(number) > keep:
+                older.unlink(missing_ok=True)
         for number in range(keep, 0, -1):
             older = rotated(path, number)
             if number == keep:

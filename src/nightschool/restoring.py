@@ -274,7 +274,7 @@ def _fill(
         write_generation(layout, max(generations))
         with ledger.transaction():
             _set_right(layout, ledger, saved, done)
-    durable.write_file(layout.root / SETTINGS_NAME, text)
+    durable.write_file(layout.root / SETTINGS_NAME, text, like=folder / SETTINGS_NAME)
 
 
 def _bring_archive(layout: Layout, archive: Path, done: Restored) -> None:

@@ -20,7 +20,7 @@ class Status:
 
     Attributes:
         state: one word or two: idle, preparing, starting, training, saving, paused, stopping, stopped, restarting,
-            waiting, waiting for disk, failed.
+            waiting, waiting for disk, waiting for GPU, outside hours, failed.
         step: optimizer steps done.
         lineage: hash of all that led to the newest checkpoint; None before there is one.
         current_file: name of the file in training.

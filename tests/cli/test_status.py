@@ -91,7 +91,18 @@ def test_c10_a_missing_part_is_an_error_and_not_an_empty_workspace(here: Run, la
     assert "inbox is missing" in result.err
 
 
-HEAVY = {"torch", "transformers", "peft", "trl", "datasets", "accelerate", "pyarrow", "numpy", "rich"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "datasets",
+    "accelerate",
+    "pyarrow",
+    "numpy",
+    "rich",
+    "prometheus_client",
+}
 
 
 def modules_of(*arguments: str) -> set[str]:
@@ -108,7 +119,9 @@ def modules_of(*arguments: str) -> set[str]:
     return {name.partition(".")[0] for name in modules}
 
 
-@pytest.mark.parametrize("command", ["status", "queue", "files", "log", "checkpoints", "pause", "resume", "stop"])
+@pytest.mark.parametrize(
+    "command", ["status", "queue", "files", "log", "events", "checkpoints", "pause", "resume", "stop"]
+)
 def test_quick_commands_import_neither_torch_nor_anything_else_that_is_slow(layout: Layout, command: str) -> None:
     assert HEAVY & modules_of("-C", str(layout.root), command) == set()
 

@@ -227,3 +227,16 @@ def test_c8_link_or_copy_copies_where_it_cannot_link(tmp_path: Path, code: int) 
         assert durable.link_or_copy(tmp_path / "a", tmp_path / "b") is False
     assert (tmp_path / "b").read_text() == "x"
     assert not (tmp_path / "b").samefile(tmp_path / "a")
+
+
+@pytest.mark.parametrize(("mode", "copied"), [(0o600, 0o600), (0o644, 0o644), (0o400, 0o600), (0o444, 0o644)])
+def test_nobody_may_read_a_copy_who_may_not_read_the_source(tmp_path: Path, mode: int, copied: int) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(b"data")
+    source.chmod(mode)
+    before = os.umask(0o022)
+    try:
+        durable.copy_file(source, target)
+    finally:
+        os.umask(before)
+    assert target.stat().st_mode & 0o777 == copied

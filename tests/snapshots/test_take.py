@@ -113,6 +113,14 @@ def _tokenizer(folder: Path) -> list[Path]:
     return [folder / name for name in made.TOKENIZER]
 
 
+def test_settings_that_only_their_owner_may_read_stay_so(layout: Layout) -> None:
+    """Also where a snapshot from before they were closed holds the same bytes."""
+    made.snapshot(layout, "2026-11-21")
+    layout.settings_file.chmod(0o600)
+    for name in ("2026-11-22", "2026-11-23"):
+        assert stat.S_IMODE((made.snapshot(layout, name).folder / "nightschool.toml").stat().st_mode) == 0o400
+
+
 def test_everything_in_it_is_read_only(layout: Layout) -> None:
     folder = made.snapshot(layout).folder
     files = [path for path in folder.rglob("*") if path.is_file()]

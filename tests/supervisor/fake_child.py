@@ -2,7 +2,7 @@
 
 Roles: `trainer` takes ready files through to learned, one step each; `intake` makes arrived files ready; `sleeper` does
 nothing. Behaviours: `good`; `deaf` (ignores SIGTERM); `exit:CODE[:TIMES]` (ends so, the first TIMES times, with a last
-word); `kill:TIMES` (kills itself after its first step); `exit-after-step:CODE`.
+word); `kill:TIMES` (kills itself after its first step); `exit-after-step:CODE`; `leased:NAME` (holds that lease).
 What happened is left in DIR as files `ROLE.started`, `ROLE.saved`, `ROLE.orphaned`, each a line per event.
 """
 
@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+from nightschool.leases import Lease
 from nightschool.ledger import Ledger, StepRow
 from nightschool.workspace import Layout
 
@@ -54,6 +55,8 @@ def misbehave(after_step: bool) -> None:
 
 
 misbehave(after_step=False)
+if kind == "leased":
+    Lease(argument, layout.root).acquire()
 ledger = Ledger.open(layout.ledger)
 
 

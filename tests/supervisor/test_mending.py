@@ -71,6 +71,7 @@ def test_f2_a_file_with_ten_nan_in_a_row_is_set_aside_and_nothing_of_it_stays(ba
     with Ledger.open(layout.ledger) as ledger:
         mend(layout, ledger, trainer)
         row = ledger.files.get(2)
+        assert [event.fields["set_aside"] for event in ledger.events.of_kind("cut")] == [[2]]
     assert (row.state, row.reason) == ("set_aside", "10 steps in a row gave a loss that is not finite")
     assert trainer.blame is None
     assert trainer.gave_up == []
@@ -91,6 +92,7 @@ def test_b7_of_files_that_were_gathered_only_the_guilty_one_is_set_aside(base: P
         assert [(row.name, row.state, row.options) for row in ledger.files.queue()] == [
             (name, "archived", {"alone": True}) for name in "abc"
         ]
+        assert [event.fields["set_aside"] for event in ledger.events.of_kind("cut")] == [[]]
         for id in (1, 2, 3):
             ledger.files.set_state(id, "ready")
     with pytest.raises(FileError):
@@ -198,3 +200,25 @@ def test_policies_blame_the_file_only_for_what_happens_on_it() -> None:
         found.append(verdict.what)
     assert found == ["restart"] * (policies.CRASHES - 1) + ["fail"]
     assert policies.after_exit(FileError.exit_code, False, 3, policies.Record(), "nan", on_file=True).what == "blame"
+
+
+def test_f3_a_file_that_is_begun_is_watched_and_keeps_the_gpu_from_its_first_measurement_on(
+    base: Path, tmp_path: Path
+) -> None:
+    """After an idle night the first thing that may hang is the measurement before the first step."""
+    layout, phases = make(tmp_path / "ws", base, "ac"), list[str]()
+
+    def look(trainer: Any) -> None:
+        real = trainer.holdout.before
+
+        def before(*arguments: Any) -> bool:
+            phases.append(trainer.progress.phase)
+            return real(*arguments)
+
+        trainer.holdout.before = before
+        trainer.progress.phase = "waiting"  # as after a time without work
+
+    rig.run(layout, on_start=look)
+    assert phases[0] == "beginning"
+    assert "waiting" not in phases
+    assert policies.hangs(7200, phases[0], 1800) is not None

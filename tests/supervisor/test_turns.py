@@ -18,7 +18,7 @@ import pytest
 
 from nightschool import leases
 from nightschool.errors import BusyError, StorageError
-from nightschool.leases import Lease
+from nightschool.leases import Holder, Lease
 from nightschool.supervisor import turns
 from nightschool.supervisor.turns import WORD, Turns
 
@@ -323,10 +323,30 @@ def test_a_lease_that_somebody_removed_is_taken_anew(world: World, folder: Path)
     world.run(turns.LOST_SECONDS - 1)
     assert a.rest is None, "it may just have ended"
     world.run(2)
-    assert a.rest == (WORD, "its lease was removed by somebody, and is taken anew")
+    assert a.rest == (WORD, "the trainer no longer holds the lease, and takes it anew")
     world.run(SAVE + START + LOAD + 2)
     assert leases.holder(NAME) is not None
     assert a.rest is None
+
+
+def test_a_lease_without_a_word_of_who_has_it_is_no_lost_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where /dev/shm is full, the holder cannot write who it is; the lock holds all the same."""
+    real = leases.holder
+
+    def nameless(name: str) -> Holder | None:
+        found = real(name)
+        return None if found is None else Holder(found.pid, None)
+
+    monkeypatch.setattr(leases, "holder", nameless)
+    place = Place(world, "a", [100.0, 100.0, 100.0])
+    world.until("a")
+    trainer = place.trainer
+    world.run(80)
+    assert place.trainer is trainer, "it was not ended for a lease that it has"
+    Place(world, "b", [100.0])
+    world.run(1000)
+    assert sorted(world.learned) == ["a", "a", "a", "b"]
+    assert world.most == 1
 
 
 def test_without_work_no_sign_is_left_and_with_work_one(world: World) -> None:

@@ -153,6 +153,17 @@ def test_control_a_short_wait_is_no_trouble(owner: Owner) -> None:
     assert owner.got == []
 
 
+def test_a_long_turn_of_another_workspace_is_no_trouble_and_counts_for_no_later_one() -> None:
+    memory = Memory(0)
+    for now in range(0, 20_000, 60):
+        policy.look(memory, "waiting for GPU", "the workspace /b has it", False, float(now), turn=True)
+    assert memory.troubles == {}
+    policy.look(memory, "waiting for GPU", "the GPU cannot be used", False, 20_000.0)
+    assert memory.troubles == {}
+    policy.look(memory, "waiting for GPU", "the GPU cannot be used", False, 20_000.0 + PATIENCE)
+    assert list(memory.troubles) == ["waiting"], "a control: a GPU that fails is"
+
+
 def test_a_trainer_that_starts_and_crashes_over_and_over_is_trouble(owner: Owner) -> None:
     for _ in range(15):
         owner.state = ("restarting", "the trainer ended")

@@ -69,7 +69,7 @@ class Effects:
 
     def protect(self, path: Path) -> None:
         """Take away everybody's right to write to a file. Synced with the file itself."""
-        path.chmod(0o444)
+        path.chmod(path.stat().st_mode & 0o444)
 
 
 _active: Effects = Effects()

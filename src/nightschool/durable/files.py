@@ -41,10 +41,10 @@ def nonce() -> str:
     return os.urandom(4).hex()
 
 
-def write_file(path: Path, data: bytes | str) -> None:
+def write_file(path: Path, data: bytes | str, like: Path | None = None) -> None:
     """Put `data` (text as UTF-8) at `path`: after a crash the old content or the new is there, never a mixture.
 
-    The folder must exist. A link at `path` is replaced, not followed.
+    The folder must exist. A link at `path` is replaced, not followed. Who may not read `like` may not read it either.
     """
     raw = data.encode() if isinstance(data, str) else data
     temporary = path.parent / f"{TEMPORARY}{nonce()}"
@@ -52,6 +52,8 @@ def write_file(path: Path, data: bytes | str) -> None:
         try:
             fd = active().create(temporary)
             try:
+                if like is not None:
+                    _no_wider(fd, _mode(like))
                 _write_all(fd, memoryview(raw))
                 active().sync(fd)
             finally:
@@ -66,7 +68,8 @@ def write_file(path: Path, data: bytes | str) -> None:
 def copy_file(source: Path, target: Path) -> Copied:
     """Copy the plain file `source` to the new name `target`, creating and syncing missing folders above it.
 
-    Reads the source once, a few MiB at a time, hashing on the way. Raises NotRegular for anything but a plain file,
+    Reads the source once, a few MiB at a time, hashing on the way. Who may not read the source may not read the copy.
+    Raises NotRegular for anything but a plain file,
     SourceChanged if it moved under the reader, and StorageError if `target` exists: nothing is ever overwritten.
     """
     if os.path.lexists(target):
@@ -79,6 +82,7 @@ def copy_file(source: Path, target: Path) -> Copied:
             try:
                 fd = active().create(temporary)
                 try:
+                    _no_wider(fd, before.st_mode)
                     copied = _stream(source_fd, source, fd)
                     _ensure_unchanged(source, source_fd, before, copied.bytes)
                     active().sync(fd)
@@ -92,6 +96,28 @@ def copy_file(source: Path, target: Path) -> Copied:
     finally:
         active().close(source_fd)
     return copied
+
+
+def is_wider(path: Path, than: Path) -> bool:
+    """Whether somebody may read `path` who may not read `than`, by their modes."""
+    return bool(_mode(path) & ~_mode(than) & 0o044)
+
+
+def _mode(path: Path) -> int:
+    """The mode of a file; of one that is gone, that of its owner's own."""
+    try:
+        return path.stat().st_mode
+    except OSError:
+        return 0o600
+
+
+def _no_wider(fd: int, mode: int) -> None:
+    """Take the rights from a new, empty file that `mode` does not give; its owner's stay."""
+    now = os.fstat(fd).st_mode
+    wanted = now & (mode | 0o600)
+    if wanted != now:
+        with suppress(OSError):  # a file system without modes
+            os.fchmod(fd, stat.S_IMODE(wanted))
 
 
 def make_dirs(path: Path) -> None:

@@ -229,14 +229,14 @@ def _write_held_out(folder: Path, rows: Iterable[Encoded], longest: int) -> None
 def _in_words(name: str, meta: dict[str, Any]) -> str:
     counts = meta["counts"]
     parts = [
-        f"{name} is ready: {counts['rows_good']} rows of {meta.get('container') or 'data'}, {counts['tokens']} tokens "
-        f"({counts['label_tokens']} of them learned) in {counts['sequences']} sequences"
+        f"{name} is ready: {counts['rows_good']:,} rows of {meta.get('container') or 'data'}, {counts['tokens']:,} "
+        f"tokens ({counts['label_tokens']:,} of them learned) in {counts['sequences']:,} sequences"
     ]
     most = meta["recipe"]["max_length"]
     if counts["rows_truncated"]:
-        parts.append(f"{counts['rows_truncated']} rows cut to {most} tokens ({counts['tokens_cut']} tokens lost)")
+        parts.append(f"{counts['rows_truncated']:,} rows cut to {most} tokens ({counts['tokens_cut']:,} tokens lost)")
     if counts["rows_split"]:
-        parts.append(f"{counts['rows_split']} rows longer than {most} tokens split")
+        parts.append(f"{counts['rows_split']:,} rows longer than {most} tokens split")
     for repair, rows in counts.get("repairs", {}).items():
         parts.append(f"{repair} in {rows} rows")
     if counts.get("rows_held_out"):

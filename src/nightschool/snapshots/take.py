@@ -266,7 +266,8 @@ def _settings(layout: Layout) -> tuple[Path, str | None]:
 def _keep(source: Path, target: Path, before: Path | None) -> None:
     """A copy of a small file that may still change; the one of the snapshot before where nothing has."""
     source = source.resolve()
-    if before is not None and before.is_file() and durable.hash_file(before) == durable.hash_file(source):
+    same = before is not None and before.is_file() and durable.hash_file(before) == durable.hash_file(source)
+    if before is not None and same and not durable.is_wider(before, source):
         durable.link_or_copy(before, target)
     else:
         durable.copy_file(source, target)

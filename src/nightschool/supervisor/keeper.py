@@ -67,6 +67,12 @@ class Keeper:
         """Whether it will not be started again until `retry`."""
         return self.problem is not None and self.problem[0] == "failed"
 
+    @property
+    def waits_out(self) -> bool:
+        """Whether it is not to be started yet, for want of room on a disk or of a GPU that can be used."""
+        words = (WORDS["disk"], WORDS["gpu"])
+        return self.problem is not None and self.problem[0] in words and self._clock() < self._not_before
+
     def retry(self) -> None:
         """Forget the trouble: the user says that it is put right."""
         self.problem = None
@@ -153,7 +159,7 @@ class Keeper:
         name, why = self.child.name, verdict.why.rstrip(".")
         self.restarts += verdict.what in ("restart", "blame")
         # Of a row of waits only the first.
-        if verdict.what not in ("disk", "busy") or verdict.record.waits == 1:
+        if verdict.what not in ("disk", "gpu", "busy") or verdict.record.waits == 1:
             self._note(verdict, name)
         self.code = verdict.code
         self.problem = (WORDS[verdict.what], f"the {name} {why}" if why.startswith(("ended ", "was ended")) else why)

@@ -29,6 +29,7 @@ from nightschool.supervisor.sd_notify import ServiceManager
 from nightschool.supervisor.serving_metrics import ServingMetrics
 from nightschool.supervisor.settings_file import SettingsFile
 from nightschool.supervisor.signals import StopSignals
+from nightschool.supervisor.turns import WORD as TURN
 from nightschool.supervisor.turns import Turns
 from nightschool.supervisor.unloading import Unloading
 from nightschool.telling.teller import Teller
@@ -172,7 +173,8 @@ class Supervisor:
             logs.rotate(self.layout.log_file, self.settings.log.max_megabytes, self.settings.log.keep)
         self._say_state()
         # A disk that takes nothing does not take the state either.
-        self.teller.tick(*(("waiting for disk", self._storage) if self._storage else self._state or ("starting", "")))
+        word, reason = ("waiting for disk", self._storage) if self._storage else self._state or ("starting", "")
+        self.teller.tick(word, reason, turn=self.gate.rest == (word, reason) and word == TURN)
         self.echo()
         self.service.went_round(self._state, self.stopping)
 
@@ -223,13 +225,15 @@ class Supervisor:
         self.yielding.names = settings.machine.yield_to
         self.metrics.apply(settings.metrics)
         self.reporting.apply(settings.trackers)
-        lease = leases.name_of(settings)
-        if lease != self.lease:
-            self.turns.end()
-            self.lease, self.turns = lease, Turns(lease, self.layout.root, self.clock)
+        self._share(leases.name_of(settings))
         self.teller.apply(settings.notify)
         self.night.settings = settings.snapshots
         self.mending.limit = settings.machine.hang_minutes * 60
+
+    def _share(self, lease: str | None) -> None:
+        if lease != self.lease:
+            self.turns.end()
+            self.lease, self.turns = lease, Turns(lease, self.layout.root, self.clock)
 
     def _look(self) -> None:
         if self.clock() < self._next.get("storage", 0.0):
@@ -241,6 +245,10 @@ class Supervisor:
         self.work = policies.work_of(counts, self.inbox.waiting)
         told = self.ledger.machine.all()
         self._told = told.get("trainer") or {}
+        child, auto = self.trainer.child, self.settings.machine.gpu_lease == "auto" and not self._renewing
+        if self.lease is None and auto and child.alive and self._told.get("pid") == child.pid:
+            # Started before the GPU's driver was up, this process could not name it, and the trainer can.
+            self._share(self._told.get("lease"))
         self.held = cut.held_for(self.layout, told)
         self.gate.look(told)
         if told.get("resumed", 0) != self._resumed:
@@ -258,7 +266,8 @@ class Supervisor:
         train, prepare = self.trainer, self.intake
         # Also with nothing but training to do: it makes prepared data again that is gone or no longer current.
         prepare.tend(going and (prepare.child.alive or bool(work.to_prepare or work.to_train)))
-        wanted = self.gate.rest is None and (policies.needs_trainer(work) or (train.child.alive and not self._unload()))
+        unload = self._unload()  # asked in each round: work in between starts the time without work anew
+        wanted = self.gate.rest is None and (policies.needs_trainer(work) or (train.child.alive and not unload))
         train.tend(going and wanted and not self.mending.busy and not self._renewing)
         # Asked to stop, it saves and ends; with the next round it is started as any other.
         self._renewing = self._renewing and train.child.alive
@@ -267,15 +276,20 @@ class Supervisor:
 
     def _unload(self) -> bool:
         """Whether the trainer has had nothing to do for so long that it gives the GPU back."""
-        idle = self._told.get("phase") == "waiting" and (self.work or Work()).idle
+        child = self.trainer.child
+        ours = child.alive and self._told.get("pid") == child.pid
+        idle = ours and self._told.get("phase") == "waiting" and (self.work or Work()).idle
         return self.unloading.due(idle, self.settings.machine.unload_after)
 
     def _turn(self, free: bool) -> tuple[str, str] | None:
         """Whether another workspace has the GPU, or is to have it now. `free`: nothing else keeps the trainer."""
         child = self.trainer.child
         ours = self._told if child.alive and self._told.get("pid") == child.pid else {}
-        wants = free and self.held is None and not self.trainer.failed and policies.needs_trainer(self.work or Work())
-        return self.turns.look(child.alive, ours.get("phase"), ours.get("entry"), wants)
+        # One that could not take the GPU now is not waited for: others would unload their models for nothing.
+        able = not (self.trainer.failed or self.trainer.waits_out)
+        work = self.work or Work()
+        wants = free and self.held is None and able and policies.needs_trainer(work)
+        return self.turns.look(child.alive, ours.get("phase"), ours.get("entry"), wants, bool(work.to_train))
 
     def _no_room(self) -> tuple[str, str] | None:
         """Why a trainer is not started for want of room on the disk: it could not save what it learns."""
@@ -303,11 +317,14 @@ class Supervisor:
     def _problem(self) -> tuple[str, str] | None:
         if self._storage is not None:
             return "waiting for disk", self._storage
-        if self.trainer.problem is not None:
-            return self.trainer.problem
         work = self.work or Work()
+        # One that has nothing to do is not started again, so that nothing would take its word back.
+        if self.trainer.problem is not None and (self.trainer.failed or policies.needs_trainer(work)):
+            return self.trainer.problem
         # While there is something to train on, trouble with reading the next files is not what the machine is about.
-        return None if work.to_train and self.gate.rest is None else self.intake.problem
+        if work.to_train and self.gate.rest is None:
+            return None
+        return self.intake.problem if self.intake.failed or policies.needs_trainer(work) else None
 
     def _say_state(self) -> None:
         child = self.trainer.child

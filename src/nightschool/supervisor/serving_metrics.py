@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import shutil
 import socket
@@ -25,6 +26,7 @@ CACHE_SECONDS = 1.0
 CLIENT_SECONDS = 5.0
 """A client that says or takes nothing for so long is let go."""
 MOST_CLIENTS = 16
+END_SECONDS = 2.0
 NEXT_PORTS = 20
 PATH = "/metrics"
 
@@ -82,19 +84,24 @@ class ServingMetrics:
             return
         before = self._applied
         self._applied = wanted
-        self.end()
+        ending = self.end()
         if not settings.port:
             if before is not None and before[1]:
                 self._say("Figures for Prometheus are not served any more.")
             self._note(None)
             return
+        if ending is not None:
+            ending.join(END_SECONDS)  # half a second; the port may be the one that is wanted again
         self._begin(*wanted)
 
-    def end(self) -> None:
-        """Stop serving; returns at once."""
+    def end(self) -> threading.Thread | None:
+        """Stop serving; returns at once, with the thread that does it, if there is something to stop."""
         server, self._server = self._server, None
-        if server is not None:
-            threading.Thread(target=server.end, name="metrics end", daemon=True).start()
+        if server is None:
+            return None
+        ending = threading.Thread(target=server.end, name="metrics end", daemon=True)
+        ending.start()
+        return ending
 
     def _begin(self, host: str, port: int) -> None:
         problem: OSError | None = None
@@ -103,6 +110,8 @@ class ServingMetrics:
                 self._server = _Server(host, number, self._page)
             except OSError as error:
                 problem = problem or error
+                if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                    break  # nothing that another port would help; a name that is not found takes long each time
                 continue
             threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
             taken = "" if number == port else f" (port {port} could not be had: {_why(problem)})"

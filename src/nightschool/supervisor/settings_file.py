@@ -69,9 +69,9 @@ class SettingsFile:
         try:
             data = self._layout.settings_file.read_bytes()
         except OSError as error:
-            # Editors put a new file in the place of the old one: in between there is none.
+            # Editors put a new file in the place of the old one: in between there is none. Each look tries it again,
+            # since who may read a file is no part of its stamp.
             self._refuse(f"{SETTINGS_NAME} cannot be read: {error.strerror}.")
-            self._since = None
             return None
         taken = self._take(data)
         self._since = None

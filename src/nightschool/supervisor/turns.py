@@ -13,6 +13,8 @@ from nightschool.words import escape
 
 WORD = "waiting for GPU"
 LOOK_SECONDS = 0.5
+ON_GPU = ("beginning", "training", "waiting")
+"""What a trainer says it is doing once it has the lease."""
 LOST_SECONDS = 5.0
 """A trainer that trains has the lease; one without it for so long has lost it."""
 
@@ -35,7 +37,7 @@ class Turns:
         self._clock = clock
         self._sign = None if name is None else leases.Waiting(name, workspace)
         self._next = 0.0
-        self._asked: tuple[bool, bool] | None = None
+        self._asked: tuple[bool, bool, bool] | None = None
         self._rest: tuple[str, str] | None = None
         self._entry: int | None = None
         self._began: float | None = None
@@ -43,7 +45,9 @@ class Turns:
         self._lost_since: float | None = None
         self._letting_go: str | None = None
 
-    def look(self, trainer_alive: bool, phase: str | None, entry: int | None, wants: bool) -> tuple[str, str] | None:
+    def look(
+        self, trainer_alive: bool, phase: str | None, entry: int | None, wants: bool, ready: bool = True
+    ) -> tuple[str, str] | None:
         """The word and the reason while the trainer must not be started, or must be asked to stop; None else.
 
         Looks at most twice a second, and when the trainer has begun or ended or is wanted anew.
@@ -54,18 +58,23 @@ class Turns:
             entry: the place in the history that it trains on; None while it trains on none.
             wants: there is work for a trainer, and nothing else keeps it from being run: no pause, no hours, no
                 trouble.
+            ready: it could train at once. If not, it may load its model on a free GPU, but asks nobody for theirs.
         """
         if self._name is None:
             return None
         now = self._clock()
-        if now >= self._next or self._asked != (trainer_alive, wants):
-            self._next, self._asked = now + LOOK_SECONDS, (trainer_alive, wants)
+        asked = (trainer_alive, wants, ready)
+        if now >= self._next or self._asked != asked:
+            self._next, self._asked = now + LOOK_SECONDS, asked
             try:
                 holder = leases.holder(self._name)
             except StorageError:
                 self._rest = None  # the trainer meets the same trouble, and its last words tell of it
             else:
-                found = self._running(holder, phase, entry, now) if trainer_alive else self._before(holder, wants, now)
+                if trainer_alive:
+                    found = self._running(holder, phase, entry, now)
+                else:
+                    found = self._before(holder, wants, ready, now)
                 self._rest = None if found is None else (WORD, found)
         return self._rest
 
@@ -79,7 +88,9 @@ class Turns:
         assert self._name is not None
         assert self._sign is not None
         self._free_since = None
-        if holder is None or holder.workspace != self._workspace:
+        # On a full disk a holder cannot write who it is. A trainer that is past the taking of it is then taken for it.
+        nameless = holder is not None and holder.workspace is None and phase in ON_GPU
+        if holder is None or not (holder.workspace == self._workspace or nameless):
             return self._without(holder, phase, now)
         self._sign.release()
         self._lost_since = None
@@ -99,26 +110,28 @@ class Turns:
         """The trainer runs and has not got the lease: it is about to take it, another was faster, or it is lost."""
         if holder is not None and holder.workspace is not None:
             return f"{holder} has it"
-        if phase not in ("training", "waiting"):
+        if phase not in ON_GPU:
             self._lost_since = None
             return self._letting_go
         if self._lost_since is None:
             self._lost_since = now
         if now - self._lost_since >= LOST_SECONDS:
-            self._letting_go = "its lease was removed by somebody, and is taken anew"
+            self._letting_go = "the trainer no longer holds the lease, and takes it anew"
         return self._letting_go
 
-    def _before(self, holder: Holder | None, wants: bool, now: float) -> str | None:
+    def _before(self, holder: Holder | None, wants: bool, ready: bool, now: float) -> str | None:
         """Why a trainer is not to be started."""
         assert self._name is not None
         assert self._sign is not None
         self._letting_go = self._entry = self._began = self._lost_since = None
-        if not wants:
+        if not (wants and ready):
             self._sign.release()
+        if not wants:
             self._free_since = None
             return None
-        with suppress(StorageError):  # then nobody knows that we wait, and everybody lets it go sooner or later
-            self._sign.acquire()
+        if ready:
+            with suppress(StorageError):  # then nobody knows that we wait, and everybody lets it go sooner or later
+                self._sign.acquire()
         if holder is not None:
             self._free_since = None
             # An earlier trainer of ours that is still ending has its own place in the supervisor.

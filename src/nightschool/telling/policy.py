@@ -163,19 +163,22 @@ def _hold(memory: Memory, kind: str, text: str, on: Collection[str], now: float)
         memory.hold(kind, text, now)
 
 
-def look(memory: Memory, word: str, reason: str, copy_pending: bool, now: float) -> None:
-    """Look at what the machine is doing. `copy_pending`: the second place still waits for its copy."""
+def look(memory: Memory, word: str, reason: str, copy_pending: bool, now: float, turn: bool = False) -> None:
+    """Look at what the machine is doing.
+
+    `copy_pending`: the second place still waits for its copy. `turn`: what it waits for is only another's turn.
+    """
     text = f"{word}: {reason}" if reason else word
     if word == "failed":
         memory.open("failed", text, now)
+    elif turn or word in RESTS:
+        memory.waiting = None
     elif word in WAITS:
         # A clock that was set back begins the wait anew.
         if memory.waiting is None or now < memory.waiting:
             memory.waiting = now
         if now - memory.waiting >= PATIENCE:
             memory.open("waiting", text, now)
-    elif word in RESTS:
-        memory.waiting = None
     elif word in WELL:
         memory.waiting = None
         memory.close("failed")

@@ -92,6 +92,7 @@ class Teller:
         self._write_after = 0.0
         self._forgotten = False
         self._mistake = False
+        self._turn = False
         self._machine = socket.gethostname()
         self.apply(settings)
 
@@ -105,12 +106,14 @@ class Teller:
             if key not in self._senders:
                 self._senders[key] = self._make(target)
 
-    def tick(self, word: str, reason: str) -> None:
+    def tick(self, word: str, reason: str, turn: bool = False) -> None:
         """Look, and hand over what is to be sent; returns at once and never raises for what is outside.
 
         Args:
             word, reason: what the machine is doing.
+            turn: it waits for nothing but the turn of another workspace.
         """
+        self._turn = turn
         if self._clock() < self._not_before:
             return
         self._not_before = self._clock() + LOOK_SECONDS
@@ -149,7 +152,7 @@ class Teller:
         except StorageError:
             # A disk in trouble is what the owner must hear of: go on with what is known without it.
             pending = "copy" in memory.troubles
-        policy.look(memory, word, reason, pending, seconds)
+        policy.look(memory, word, reason, pending, seconds, self._turn)
         for draft in policy.compose(memory, self._settings.on, seconds, ending=ending):
             self._send(draft, now)
         with suppress(StorageError):

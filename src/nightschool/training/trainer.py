@@ -70,7 +70,7 @@ def train(layout: Layout, lifeline: int | None) -> None:
     with Ledger.open(layout.ledger) as ledger:
         try:
             trainer = Trainer(layout, settings, ledger, lock, stop)
-            trainer.following = following
+            trainer.following, trainer.lease = following, lease
             try:
                 trainer.run()
             finally:
@@ -84,6 +84,9 @@ def train(layout: Layout, lifeline: int | None) -> None:
 
 class Trainer:
     """One life of the trainer process."""
+
+    lease: str | None = None
+    """Name of the lease that it has, for the supervisor."""
 
     def __init__(self, layout: Layout, settings: Settings, ledger: Ledger, lock: durable.Lock, stop: Stop) -> None:
         self.layout = layout
@@ -250,6 +253,8 @@ class Trainer:
         if begun is None:
             return False
         loop.entries[:], self.new_entry = begun
+        # Before its first step it is measured, and that may hang: this is no time without work.
+        self._phase("beginning")
         return True
 
     def save_now(self, why: str) -> None:
@@ -441,4 +446,4 @@ class Trainer:
             self.recorder.tell()
 
     def _status(self) -> dict[str, Any]:
-        return {**asdict(self.progress), "pid": os.getpid()}
+        return {**asdict(self.progress), "pid": os.getpid(), "lease": self.lease}
