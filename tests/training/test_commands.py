@@ -521,3 +521,27 @@ def test_a_range_that_was_interrupted_before_an_update_was_applied_is_repeated_a
     assert not layout.checkpoints()
     rig.run(layout, on_start=on_start)
     assert all_learned(layout)
+
+
+def test_b1_settings_given_to_the_rest_of_a_file_outlive_a_second_skip_after_a_kill(make: Make) -> None:
+    layout = make("ab", checkpoints={"save_steps": 2})
+
+    def on_step(trainer: Trainer) -> None:
+        if trainer.loop.done == 3:
+            trainer.saver.save = lambda *_: 0.0  # pyright: ignore # nothing more reaches the disk
+            change(learning_rate=1e-4)(trainer.ledger)
+            skip(A)(trainer.ledger)
+            trainer.recorder.look()
+        if trainer.loop.done == 4:
+            raise rig.Killed
+
+    with pytest.raises(rig.Killed):
+        rig.run(layout, on_step=on_step)
+    assert ranges(layout) == [(A, 0, 3), (B, 0, 3)]
+    assert layout.checkpoints()[-1][0] == 2
+    with Ledger.open(layout.ledger) as ledger:
+        skip(A)(ledger)
+    rig.run(layout)
+    assert ranges(layout) == [(A, 0, 2), (B, 0, 3), (A, 2, 6)]
+    with Ledger.open(layout.ledger) as ledger:
+        assert [entry.settings["learning_rate"] for entry in entries_of(ledger)] == [5e-3, 5e-3, 1e-4]

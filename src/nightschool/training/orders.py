@@ -127,7 +127,9 @@ class Orders:
         self._go_on(after)
 
     def _last_recipe(self, entry: Entry) -> str:
-        return next(one.recipe for one in reversed(self._trainer.loop.entries) if one.parts == entry.parts)
+        # Where a crash took back the steps before an earlier skip, the rest has its recipe already.
+        noted = self._ledger.files.get(entry.file_ids[0]).options.get(REST)
+        return noted or next(one.recipe for one in reversed(self._trainer.loop.entries) if one.parts == entry.parts)
 
     def _make_way(self) -> bool:
         """Interrupt what is in training for the file that is to be learned at once, if it is ready.
