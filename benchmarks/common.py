@@ -160,6 +160,8 @@ def run_trainer(layout: Layout, plan: Callable[[Trainer], Generator[None]]) -> N
         with Ledger.open(layout.ledger) as ledger:
             trainer = Trainer(layout, load_settings(layout.settings_file), ledger, lock, turns)
             try:
+                # Each question whether to stop goes on in the plan, and none may be asked within a step.
+                trainer.loop.interrupted = lambda: False
                 turns.plan = _each_a_step(trainer, plan(trainer))
                 trainer.run()
             finally:

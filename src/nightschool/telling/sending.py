@@ -51,8 +51,10 @@ class Sender:
             return not self._waiting or self._failures > 0
 
     def offer(self, message: Message) -> None:
-        """Have it sent; one that waits already is not taken twice."""
+        """Have it sent; one that waits already, or of whose arrival nobody knows yet, is not taken twice."""
         with self._changed:
+            if message.id in self._arrived:
+                return
             self._waiting.setdefault(message.id, message)
             self._changed.notify_all()
             if self._thread is None:
