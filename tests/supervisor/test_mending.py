@@ -219,6 +219,6 @@ def test_f3_a_file_that_is_begun_is_watched_and_keeps_the_gpu_from_its_first_mea
         trainer.progress.phase = "waiting"  # as after a time without work
 
     rig.run(layout, on_start=look)
-    assert phases[0] == "beginning"
+    assert phases[0] == "training"
     assert "waiting" not in phases
     assert policies.hangs(7200, phases[0], 1800) is not None

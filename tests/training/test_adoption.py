@@ -24,6 +24,7 @@ from nightschool.status import read_status
 from nightschool.training import moments
 from nightschool.training import optimizer as optimizers
 from nightschool.training.replay import replay
+from nightschool.training.trainer import Trainer
 from tests.training import rig, theirs
 from tests.training.conftest import RECIPE
 from tests.training.theirs import CASES, Theirs
@@ -61,7 +62,11 @@ def test_adapters_of_other_shapes(tmp_path: Path, kind: str, lora: dict[str, Any
     wanted = theirs.train(run, tmp_path / "on", theirs.rows(7), 6, resume=run.checkpoint)
     layout, _ = theirs.take_over(tmp_path / "ws", run.folder)
     rig.add(layout, "next", theirs.packed(7))
-    found = {name: tensor.detach() for name, tensor in rig.run(layout).loop.weights.items()}
+
+    def keep(trainer: Trainer) -> None:
+        trainer.loop.release = lambda: None  # its weights are looked at when it has ended
+
+    found = {name: tensor.detach() for name, tensor in rig.run(layout, on_start=keep).loop.weights.items()}
     assert theirs.furthest(found, wanted) <= 1e-6
 
     # Embeddings that were trained, or are another model's, are no part of what is trained here.
