@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -13,7 +12,7 @@ from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 
-from nightschool import basemodel, durable, hours
+from nightschool import basemodel, durable, gpus, hours
 from nightschool.checkup import around, night, rehearsing, sizes
 from nightschool.checkup.finding import Finding
 from nightschool.creation import check_model
@@ -119,14 +118,8 @@ def _unmet() -> Iterator[str]:
 
 def gpu_memory() -> int | None:
     """Bytes of the largest NVIDIA GPU's memory; None without one."""
-    if shutil.which("nvidia-smi") is None:
-        return None
-    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-        return max(int(line) for line in done.stdout.split()) * 1024 * 1024
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return None
+    sizes_told = [int(line) for line in gpus.query("gpu", "memory.total") if line.strip().isdigit()]
+    return max(sizes_told) * 1024 * 1024 if sizes_told else None
 
 
 def permissions(layout: Layout) -> Iterator[Finding]:
