@@ -1,0 +1,20 @@
+"""What the endpoints answer with: the workspace, the ledger's reader, and what they keep between requests."""
+
+from __future__ import annotations
+
+from nightschool.api import Workspace
+from nightschool.dashboard.reader import Reader
+from nightschool.workspace import Layout
+
+
+class Services:
+    """One of each, for all requests."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.workspace = Workspace(layout)
+        self.reader = Reader(layout)
+
+    def close(self) -> None:
+        """Let go of all."""
+        self.reader.close()
