@@ -139,7 +139,7 @@ class Marks(Struct, kw_only=True):
 
 
 class Waiting(Struct, kw_only=True):
-    """A file that waits or is in training (`state`: training, trained, ready, archived, arrived, skipped, again, ...)."""
+    """A file that waits or is in training; `state` is that of the file, or `again` for one to train after a cut."""
 
     id: int
     name: str
@@ -413,7 +413,7 @@ class Snapshot(Struct, kw_only=True):
 
 
 class Saved(Struct, kw_only=True):
-    """All states that can be gone back to, newest first. `undo`: whether the last rollback or forgetting can be undone."""
+    """All states that can be gone back to, newest first. `undo`: whether the last change of the past can be undone."""
 
     checkpoints: list[Checkpoint]
     snapshots: list[Snapshot]
