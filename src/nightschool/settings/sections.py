@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from nightschool.addresses import is_loopback
+from nightschool.errors import SettingsError
 
 
 def setting(kind: Literal["run", "entry", "operational"], text: str, **rules: Any) -> Any:
@@ -267,6 +268,19 @@ class PageSettings(Section):
                 "page.host at 127.0.0.1 and come through a tunnel"
             )
         return self
+
+    def at(self, host: str | None = None, port: int | None = None) -> PageSettings:
+        """These settings with another address, as the command line gives it.
+
+        Raises:
+            SettingsError: others could reach that address, and there is no token.
+        """
+        values = self.model_dump()
+        values.update({key: value for key, value in (("host", host), ("port", port)) if value is not None})
+        try:
+            return PageSettings.model_validate(values)
+        except ValidationError as error:
+            raise SettingsError(f"{error.errors()[0]['msg'].removeprefix('Value error, ')}.") from None
 
 
 class NumericsSettings(Section):
