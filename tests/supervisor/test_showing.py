@@ -25,9 +25,10 @@ def with_page(layout: Layout, behaviour: str = "good") -> Commands:
     return replace(commands(layout), page=child_command(layout, "page", behaviour))
 
 
-def run(layout: Layout, settings: Settings, behaviour: str = "good", **options: tuple[str | None, int | None]) -> int:
+def run(layout: Layout, settings: Settings, behaviour: str = "good", host: str | None = None) -> int:
     (layout.inbox / "a.jsonl").write_text('{"text": "a"}\n')
-    return supervisor.run(layout, settings, True, commands=with_page(layout, behaviour), tick_seconds=0.02, **options)
+    children = with_page(layout, behaviour)
+    return supervisor.run(layout, settings, True, commands=children, tick_seconds=0.02, page=(host, None))
 
 
 def test_it_runs_while_the_machine_does_and_goes_after_the_trainer(layout: Layout, settings: Settings) -> None:
@@ -68,7 +69,7 @@ def test_h3_another_address_without_a_token_is_refused_before_anything_begins(
     layout: Layout, settings: Settings, host: str
 ) -> None:
     with pytest.raises(SettingsError, match=r"page\.token is not set"):
-        run(layout, settings, page=(host, None))
+        run(layout, settings, host=host)
     assert not events(layout, "intake.started")
     layout.settings_file.write_text(TOML + f'[page]\nhost = "{host}"\n')
     with pytest.raises(SettingsError, match=r"nightschool\.toml.*page\.token is not set"):
@@ -77,7 +78,7 @@ def test_h3_another_address_without_a_token_is_refused_before_anything_begins(
 
 def test_h3_control_with_a_token_it_begins(layout: Layout) -> None:
     layout.settings_file.write_text(TOML + f'[page]\ntoken = "{TOKEN}"\n')
-    assert run(layout, load_settings(layout.settings_file), page=("0.0.0.0", None)) == 0
+    assert run(layout, load_settings(layout.settings_file), host="0.0.0.0") == 0
     assert events(layout, "page.started")
 
 
