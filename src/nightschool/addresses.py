@@ -1,4 +1,4 @@
-"""Addresses and Host headers: which lead to this machine only. Pure."""
+"""Addresses that a server here listens on, and the names that requests to it may give. Imports next to nothing."""
 
 from __future__ import annotations
 
