@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from nightschool.addresses import is_loopback, url
 from nightschool.dashboard.admission import Rules
@@ -98,9 +99,15 @@ def serve(layout: Layout, settings: PageSettings, lifeline: int | None = None, l
     services = Services(layout, streams=limits.streams)
     key = Key(settings.token, layout.root) if settings.token else None
     app = guarded(services, ENDPOINTS, Rules(settings.host, tuple(settings.allowed_hosts)), key, limits)
+    log.info("The page is at %s%s.", address, f" ({moved})" if moved else "")
+    asyncio.run(_until_told(_Server(configured(app, limits)), listening, services, lifeline, address))
+
+
+def configured(app: ASGIApp, limits: Limits) -> uvicorn.Config:
+    """How uvicorn serves it: within the limits, and in silence."""
     # Requests are not logged: the log is for people. What goes wrong inside is told by the guard.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-    config = uvicorn.Config(
+    return uvicorn.Config(
         app,
         http=connection(limits),
         ws="none",
@@ -116,8 +123,6 @@ def serve(layout: Layout, settings: PageSettings, lifeline: int | None = None, l
         h11_max_incomplete_event_size=limits.head_bytes,
         backlog=BACKLOG,
     )
-    log.info("The page is at %s%s.", address, f" ({moved})" if moved else "")
-    asyncio.run(_until_told(_Server(config), listening, services, lifeline, address))
 
 
 class _Server(uvicorn.Server):
