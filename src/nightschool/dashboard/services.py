@@ -13,14 +13,13 @@ class Services:
 
     Args:
         layout: the workspace.
-        streams: live streams at once, at most.
     """
 
-    def __init__(self, layout: Layout, *, streams: int = 100) -> None:
+    def __init__(self, layout: Layout) -> None:
         self.layout = layout
         self.workspace = Workspace(layout)
         self.reader = Reader(layout)
-        self.live = Live(layout, self.reader, streams=streams)
+        self.live = Live(layout, self.reader)
 
     def close(self) -> None:
         """Let go of all."""

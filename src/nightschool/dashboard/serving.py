@@ -96,7 +96,7 @@ def serve(layout: Layout, settings: PageSettings, lifeline: int | None = None, l
     limits = limits or Limits()
     listening, moved = listen(settings.host, settings.port)
     address = url(settings.host, listening.getsockname()[1])
-    services = Services(layout, streams=limits.streams)
+    services = Services(layout)
     key = Key(settings.token, layout.root) if settings.token else None
     app = guarded(services, ENDPOINTS, Rules(settings.host, tuple(settings.allowed_hosts)), key, limits)
     log.info("The page is at %s%s.", address, f" ({moved})" if moved else "")
