@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import ipaddress
 import shutil
 import socket
 import threading
@@ -16,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Protocol
 
 from nightschool import metrics
+from nightschool.addresses import is_local_name, is_loopback
 from nightschool.errors import NightschoolError
 from nightschool.ledger import Ledger
 from nightschool.status import status_of
@@ -268,28 +268,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing: the log is for people."""
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only programs on this machine can connect to what listens there."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
-def is_local_name(host: str) -> bool:
-    """Whether a Host header names this machine itself: `localhost` or a loopback address, with or without a port."""
-    name = host.strip().lower()
-    if name.startswith("["):
-        name, bracket, port = name[1:].partition("]")
-        if not bracket or (port and not port.removeprefix(":").isdigit()):
-            return False
-    elif name.count(":") == 1:
-        name = name.partition(":")[0]
-    return is_loopback(name)
 
 
 def _why(error: OSError | None) -> str:
