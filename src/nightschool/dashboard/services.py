@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from nightschool.api import Workspace
+from nightschool.dashboard.hands import Hands
+from nightschool.dashboard.jobs import Jobs
+from nightschool.dashboard.previewing import Previews
 from nightschool.dashboard.reader import Reader
+from nightschool.dashboard.staged import Uploads
 from nightschool.workspace import Layout
 
 
@@ -14,7 +18,14 @@ class Services:
         self.layout = layout
         self.workspace = Workspace(layout)
         self.reader = Reader(layout)
+        self.hands = Hands("acts")
+        self.planning = Hands("plans")
+        self.jobs = Jobs()
+        self.uploads = Uploads(layout)
+        self.previews = Previews(layout)
 
     def close(self) -> None:
         """Let go of all."""
         self.reader.close()
+        for one in (self.hands, self.planning, self.jobs, self.uploads):
+            one.close()
