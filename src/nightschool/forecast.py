@@ -179,13 +179,11 @@ def work_waiting(ledger: Ledger, rates: Rates) -> Work:
 def _work_unbegun(ledger: Ledger, rates: Rates) -> Work:
     steps, tokens, small, known, estimated = 0, 0.0, 0.0, rates.batch is not None, False
     batch = rates.batch or 1
-    for row in ledger.files.each("ready"):
-        epochs = int(row.options.get("epochs") or rates.epochs)
-        tokens += epochs * (row.tokens or 0)
-        if (row.rows_good or 0) < rates.gather:
-            small += epochs * (row.sequences or 0)
-        else:
-            steps += epochs * -(-(row.sequences or 0) // batch)
+    for ready in ledger.amounts.ready_for(batch, rates.gather):
+        epochs = int(ready.epochs or rates.epochs)
+        tokens += epochs * ready.tokens
+        small += epochs * ready.sequences
+        steps += epochs * ready.steps
     for part in ledger.amounts.to_prepare([ending for ending in rates.by_ending if ending]):
         estimated = True
         found = rates.by_ending.get(part.ending) or rates.by_ending.get("")
@@ -216,7 +214,7 @@ def steps_done(ledger: Ledger) -> int:
 
 def work_begun(ledger: Ledger, rates: Rates, told: Mapping[str, Any]) -> Work:
     """What is left of the file in training."""
-    left = max(0, ledger.amounts.steps_given() - steps_done(ledger))
+    left = max(0, ledger.entries.steps() - steps_done(ledger))
     if not left:
         return Work(0, 0.0, False)
     trainer = told.get("trainer") or {}

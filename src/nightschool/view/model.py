@@ -10,10 +10,10 @@ from datetime import datetime
 from itertools import pairwise
 
 from nightschool import forecast
+from nightschool.hardware import Hardware
 from nightschool.ledger import EntryRow, Ledger
 from nightschool.ledger.buckets import SMALL
 from nightschool.status import Status, status_of
-from nightschool.view.hardware import Hardware
 from nightschool.workspace import Layout
 
 TREND = 24
