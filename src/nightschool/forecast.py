@@ -8,7 +8,7 @@ Imports next to nothing, and looks at a bounded number of rows for any length of
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -238,13 +238,18 @@ def read_queue(layout: Layout, limit: int) -> Queue:
         WorkspaceError, StorageError: the ledger is not there or cannot be read.
     """
     with Ledger.open(layout.ledger) as ledger:
-        told = ledger.machine.all()
-        rates = read_rates(ledger, told)
-        counts = ledger.files.counts()
-        begun = work_begun(ledger, rates, told)
-        files = _begun(ledger, rates, begun)
-        files += first_waiting(ledger, rates, limit)
-        total = together(begun, work_waiting(ledger, rates))
+        return queue_of(ledger, limit)
+
+
+def queue_of(ledger: Ledger, limit: int, waiting_of: Callable[[Ledger, Rates], Work] = work_waiting) -> Queue:
+    """The same from a ledger that is open; `waiting_of` gives what all waiting files take."""
+    told = ledger.machine.all()
+    rates = read_rates(ledger, told)
+    counts = ledger.files.counts()
+    begun = work_begun(ledger, rates, told)
+    files = _begun(ledger, rates, begun)
+    files += first_waiting(ledger, rates, limit)
+    total = together(begun, waiting_of(ledger, rates))
     count = sum(counts[state] for state in WAITING_STATES)
     return Queue(files, count, total.steps, total.seconds, total.estimated)
 

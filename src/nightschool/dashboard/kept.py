@@ -1,0 +1,54 @@
+"""What takes a while to find out: made in a thread, once for all who ask, and kept for some seconds."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+from weakref import WeakKeyDictionary
+
+T = TypeVar("T")
+
+
+class Kept(Generic[T]):
+    """One value, made again when it is older than some seconds.
+
+    Args:
+        seconds: how long it counts.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds = seconds
+        self._clock = clock
+        self._made: tuple[float, T] | None = None
+        self._making: asyncio.Task[T] | None = None
+
+    async def get(self, make: Callable[[], T], patience: float | None = None) -> T:
+        """The value; `make` runs in a thread where there is none that is new enough.
+
+        A disk that does not answer holds up one thread, however many ask. Raises what `make` raises, which is not kept,
+        and TimeoutError after `patience` seconds; `make` goes on then, for whoever asks next.
+        """
+        if self._made is not None and self._clock() - self._made[0] < self._seconds:
+            return self._made[1]
+        making = self._making
+        if making is None or making.done() or making.get_loop() is not asyncio.get_running_loop():
+            making = self._making = asyncio.create_task(self._make(make))
+            # Where everybody has gone meanwhile, nobody else would take note of its failure.
+            making.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.wait_for(asyncio.shield(making), patience)
+
+    async def _make(self, make: Callable[[], T]) -> T:
+        found = await asyncio.to_thread(make)
+        self._made = (self._clock(), found)
+        return found
+
+
+_kept: WeakKeyDictionary[Any, dict[str, Kept[Any]]] = WeakKeyDictionary()
+
+
+def kept(owner: object, name: str, seconds: float) -> Kept[Any]:
+    """The kept value of that name that belongs to `owner`, and goes with it."""
+    return _kept.setdefault(owner, {}).setdefault(name, Kept(seconds))
