@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -15,15 +14,14 @@ from nightschool.dashboard import shapes
 from nightschool.dashboard.endpoints import Call, Endpoint
 from nightschool.forecast import Rates, Work
 from nightschool.ledger import EventRow, Ledger
-from nightschool.ledger.files import STATES, WAITING_STATES
 from nightschool.record import read_generation
 from nightschool.status import progress_of, status_of
 from nightschool.workspace import Layout
 
-CHANGED_SECONDS, SAME_SECONDS = 2.0, 10.0
-"""Between two looks at all that waits: where its numbers have changed, and where they are the same."""
 SHARE = 50.0
-"""Such a look takes at most so small a part of the time."""
+"""A look at all that waits takes at most so small a part of the time: one of a tenth of a second, every five seconds."""
+LONGEST = 15.0
+"""Seconds that such a look counts, at most."""
 
 
 class WaitingWork:
@@ -35,19 +33,16 @@ class WaitingWork:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._counts: dict[str, int] = {}
         self._work: Work | None = None
-        self._at = self._took = 0.0
+        self._made_at = self._took = 0.0
 
     def __call__(self, ledger: Ledger, rates: Rates) -> Work:
-        """As `forecast.work_waiting`, at most some seconds old."""
-        counts = {state: n for state, n in ledger.files.counts().items() if state in WAITING_STATES}
+        """As `forecast.work_waiting`; as old as it may be for how long it takes, and with a short queue never old."""
         began = self._clock()
-        seconds = max(SAME_SECONDS if counts == self._counts else CHANGED_SECONDS, SHARE * self._took)
-        if self._work is None or began - self._at >= seconds:
-            self._work, self._counts = forecast.work_waiting(ledger, rates), counts
-            self._at = self._clock()
-            self._took = self._at - began
+        if self._work is None or began - self._made_at >= min(LONGEST, SHARE * self._took):
+            self._work = forecast.work_waiting(ledger, rates)
+            self._made_at = self._clock()
+            self._took = self._made_at - began
         return self._work
 
 

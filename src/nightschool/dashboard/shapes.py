@@ -366,9 +366,10 @@ class Learnt(Struct, kw_only=True):
 
 
 class FileDetail(Struct, kw_only=True):
-    """All that is known of a file. `what_to_do` is for one that was not learned. `settings` are those that came with it.
+    """All that is known of a file. `what_to_do` is for one that was not learned. `settings` came with it.
 
-    `archive` and `rejected` are paths in the workspace. A file that was left where it was has only its `.why.txt` there.
+    `archive` and `rejected` are paths in the workspace; of a file that was left where it was only a `.why.txt` lies
+    there.
     """
 
     file: File
