@@ -43,6 +43,7 @@ class Status:
             None where it does.
         settings_problem: why the running machine does not take the settings file as it is now; None where it does.
         metrics: the address that serves figures for Prometheus; None where none does.
+        page: the address of the page in the browser; None where there is none.
     """
 
     state: str
@@ -70,6 +71,7 @@ class Status:
     catching_up: int | None
     settings_problem: str | None
     metrics: str | None
+    page: str | None
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON can hold them."""
@@ -126,6 +128,7 @@ def status_of(layout: Layout, ledger: Ledger) -> Status:
         catching_up=told.get("serving"),
         settings_problem=told.get(SETTINGS_PROBLEM) if pid is not None else None,
         metrics=told.get("metrics") if pid is not None else None,
+        page=(told.get("page") or {}).get("url") if pid is not None else None,
     )
 
 

@@ -144,6 +144,11 @@ class Layout:
         return self.state / "tracker.out"
 
     @property
+    def page_output(self) -> Path:
+        """Raw output of the page's process."""
+        return self.state / "page.out"
+
+    @property
     def cursors(self) -> Path:
         """How far each experiment tracker has been told, a file each."""
         return self.state / "trackers"
