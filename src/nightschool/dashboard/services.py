@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from nightschool.api import Workspace
+from nightschool.dashboard.live import Live
 from nightschool.dashboard.reader import Reader
 from nightschool.workspace import Layout
 
 
 class Services:
-    """One of each, for all requests."""
+    """One of each, for all requests.
 
-    def __init__(self, layout: Layout) -> None:
+    Args:
+        layout: the workspace.
+        streams: live streams at once, at most.
+    """
+
+    def __init__(self, layout: Layout, *, streams: int = 100) -> None:
         self.layout = layout
         self.workspace = Workspace(layout)
         self.reader = Reader(layout)
+        self.live = Live(layout, self.reader, streams=streams)
 
     def close(self) -> None:
         """Let go of all."""
+        self.live.close()
         self.reader.close()
