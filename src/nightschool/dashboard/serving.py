@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from nightschool import durable
 from nightschool.addresses import is_loopback, url
@@ -110,9 +111,15 @@ def _serve(
     services = Services(layout, streams=limits.streams)
     key = Key(settings.token, layout.root) if settings.token else None
     app = guarded(services, ENDPOINTS, Rules(settings.host, tuple(settings.allowed_hosts)), key, limits)
+    say(f"The page is at {address}{f' ({moved})' if moved else ''}.")
+    asyncio.run(_until_told(_Server(configured(app, limits)), listening, services, lifeline, address))
+
+
+def configured(app: ASGIApp, limits: Limits) -> uvicorn.Config:
+    """How uvicorn serves it: within the limits, and in silence."""
     # Requests are not logged: the log is for people. What goes wrong inside is told by the guard.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-    config = uvicorn.Config(
+    return uvicorn.Config(
         app,
         http=connection(limits),
         ws="none",
@@ -128,8 +135,6 @@ def _serve(
         h11_max_incomplete_event_size=limits.head_bytes,
         backlog=BACKLOG,
     )
-    say(f"The page is at {address}{f' ({moved})' if moved else ''}.")
-    asyncio.run(_until_told(_Server(config), listening, services, lifeline, address))
 
 
 class _Server(uvicorn.Server):
