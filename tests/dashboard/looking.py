@@ -27,13 +27,15 @@ def services_of(layout: Layout) -> Iterator[Services]:
         found.close()
 
 
-def ask(services: Services, endpoints: Sequence[Endpoint], path: str, id: str = "", **query: Any) -> Any:
+def ask(services: Services, endpoints: Sequence[Endpoint], path: str, id: str | None = None, **query: Any) -> Any:
     """What GET `path` answers: encoded and read again, so that it is sure to be JSON without NaN."""
     (endpoint,) = (one for one in endpoints if one.path == path)
     checked = msgspec.convert(query, endpoint.query, strict=False) if endpoint.query else None
 
     async def answer() -> msgspec.Struct:
-        return await endpoint.answer(Call(services, {"id": id} if id else {}, checked, None, cast("Request", None)))
+        return await endpoint.answer(
+            Call(services, {} if id is None else {"id": id}, checked, None, cast("Request", None))
+        )
 
     found = asyncio.run(answer())
     assert isinstance(found, endpoint.gives)
