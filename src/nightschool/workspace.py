@@ -154,6 +154,11 @@ class Layout:
         return self.state / "trackers"
 
     @property
+    def verified(self) -> Path:
+        """Which saved states were read and compared with their hashes, and when."""
+        return self.state / "verified.json"
+
+    @property
     def fingerprint_cache(self) -> Path:
         """Hashes of the base model's files with the file states they were computed for."""
         return self.state / "fingerprint.json"

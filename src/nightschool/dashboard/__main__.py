@@ -11,13 +11,12 @@ import logging
 import os
 import signal
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from nightschool import inforce, logs
-from nightschool.dashboard.serving import Page, Wanted, serve
+from nightschool.dashboard.serving import serve
 from nightschool.errors import NightschoolError
-from nightschool.settings import Settings, load_settings
+from nightschool.settings import load_settings
 from nightschool.workspace import Layout
 
 NICENESS = 5
@@ -43,28 +42,18 @@ def main(arguments: list[str] | None = None) -> int:
         layout.require()
         settings = inforce.read(layout) if supervised else load_settings(layout.settings_file)
         logs.setup(layout, settings, "page")
-        wanted = page_of(settings)
-        if wanted.port == 0 and options.port is None:
+        page = settings.page.at(options.host, options.port)
+        if settings.page.port == 0 and options.port is None:
             log.info("No page is served: page.port is 0.")
             return 0
-        if options.host is not None:
-            wanted = replace(wanted, host=options.host)
-        if options.port is not None:
-            wanted = replace(wanted, port=options.port)
         # The trainer comes first.
         os.nice(NICENESS)
-        serve(layout, wanted, options.lifeline)
+        serve(layout, page, options.lifeline)
     except NightschoolError as error:
         log.error("%s", error)
         sys.stderr.write(f"{error}\n")
         return error.exit_code
     return 0
-
-
-def page_of(settings: Settings) -> Page:
-    """The section [page]."""
-    found: Wanted = getattr(settings, "page", None) or Page()
-    return Page(found.port, found.host, tuple(found.allowed_hosts), found.token)
 
 
 if __name__ == "__main__":

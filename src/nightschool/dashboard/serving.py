@@ -10,21 +10,20 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterator
 
 import uvicorn
 
-from nightschool import addresses
+from nightschool.addresses import is_loopback, url
 from nightschool.dashboard.admission import Rules
 from nightschool.dashboard.api import ENDPOINTS
 from nightschool.dashboard.app import guarded
 from nightschool.dashboard.limits import Limits, connection
 from nightschool.dashboard.services import Services
-from nightschool.dashboard.signing_in import SHORTEST, Key
+from nightschool.dashboard.signing_in import Key
 from nightschool.errors import NightschoolError, SettingsError
 from nightschool.ledger import Ledger
+from nightschool.settings import PageSettings
 from nightschool.workspace import Layout
 
 ROW = "page"
@@ -39,52 +38,16 @@ BACKLOG = 64
 log = logging.getLogger("nightschool.page")
 
 
-class Wanted(Protocol):
-    """The settings [page]."""
+def check(settings: PageSettings) -> None:
+    """Whether a page may be served so. Raises SettingsError: it would be open to others without a token.
 
-    @property
-    def port(self) -> int:
-        """0: no page."""
-        ...
-
-    @property
-    def host(self) -> str:
-        """The address to listen on."""
-        ...
-
-    @property
-    def allowed_hosts(self) -> Sequence[str]:
-        """Further names by which it may be called."""
-        ...
-
-    @property
-    def token(self) -> str | None:
-        """What whoever asks must show."""
-        ...
-
-
-@dataclass(frozen=True)
-class Page:
-    """Where to listen and for whom: the settings, or what they are without a section for it."""
-
-    port: int = 8420
-    host: str = "127.0.0.1"
-    allowed_hosts: Sequence[str] = ()
-    token: str | None = None
-
-
-def check(wanted: Wanted) -> None:
-    """Whether a page may be served so. Raises SettingsError: it would be open to others without a token."""
-    if not addresses.is_loopback(wanted.host) and not wanted.token:
+    The settings say so themselves, where they are checked; this is the last place at which it can be seen.
+    """
+    if not is_loopback(settings.host) and not settings.token:
         raise SettingsError(
-            f"page.host is {wanted.host}, which other computers can reach, and page.token is not set: anyone there "
-            f"could read and undo what was learned. Set page.token to at least {SHORTEST} random characters, for "
-            "instance from `openssl rand -hex 16`, or set page.host back to 127.0.0.1."
-        )
-    if wanted.token and len(wanted.token) < SHORTEST:
-        raise SettingsError(
-            f"page.token has {len(wanted.token)} characters and could be found by trying. Use at least {SHORTEST} "
-            "random ones, for instance from `openssl rand -hex 16`."
+            f"page.host is {settings.host}, which others can reach, and page.token is not set: whoever reaches the "
+            "page can read and delete all there is. Set page.token (16 characters or more), or leave page.host at "
+            "127.0.0.1."
         )
 
 
@@ -122,19 +85,19 @@ def listen(host: str, port: int) -> tuple[socket.socket, str]:
     )
 
 
-def serve(layout: Layout, wanted: Wanted, lifeline: int | None = None, limits: Limits | None = None) -> None:
+def serve(layout: Layout, settings: PageSettings, lifeline: int | None = None, limits: Limits | None = None) -> None:
     """Serve the page until the lifeline ends or SIGTERM comes (without a lifeline Ctrl-C too).
 
     Raises:
         SettingsError: it may not be served so, or not there.
     """
-    check(wanted)
+    check(settings)
     limits = limits or Limits()
-    listening, moved = listen(wanted.host, wanted.port)
-    address = addresses.url(wanted.host, listening.getsockname()[1])
+    listening, moved = listen(settings.host, settings.port)
+    address = url(settings.host, listening.getsockname()[1])
     services = Services(layout, streams=limits.streams)
-    key = Key(wanted.token, layout.root) if wanted.token else None
-    app = guarded(services, ENDPOINTS, Rules(wanted.host, tuple(wanted.allowed_hosts)), key, limits)
+    key = Key(settings.token, layout.root) if settings.token else None
+    app = guarded(services, ENDPOINTS, Rules(settings.host, tuple(settings.allowed_hosts)), key, limits)
     # Requests are not logged: the log is for people. What goes wrong inside is told by the guard.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     config = uvicorn.Config(

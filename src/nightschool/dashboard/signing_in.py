@@ -9,8 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-SHORTEST = 16
-"""Characters; a shorter token could be found by trying."""
 KEPT_SECONDS = 30 * 86_400
 FREE_TRIES = 5
 LONGEST_WAIT = 60.0
