@@ -144,9 +144,19 @@ class Layout:
         return self.state / "tracker.out"
 
     @property
+    def page_output(self) -> Path:
+        """Raw output of the page's process."""
+        return self.state / "page.out"
+
+    @property
     def cursors(self) -> Path:
         """How far each experiment tracker has been told, a file each."""
         return self.state / "trackers"
+
+    @property
+    def verified(self) -> Path:
+        """Which saved states were read and compared with their hashes, and when."""
+        return self.state / "verified.json"
 
     @property
     def fingerprint_cache(self) -> Path:

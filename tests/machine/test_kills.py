@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from nightschool import verify
+from nightschool import durable, verify
 from nightschool.intake import worker
 from nightschool.ledger import Ledger
 from nightschool.settings import load_settings
@@ -159,6 +159,8 @@ class Killer:
 
     def end(self, machine: Machine, way: str) -> None:
         if way == "stop":
+            # With nothing to wait for it may not have come as far as hearing the signal.
+            machine.wait_for(lambda: durable.holder(self.layout.supervisor_lock) == machine.pid)
             assert machine.stop() == 0
         elif way == "supervisor":
             machine.kill_group()

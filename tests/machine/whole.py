@@ -29,6 +29,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "inbox": {"settle_seconds": 0.0, "rescan_seconds": 0.2, "gather_rows": 0},
     "numerics": {"threads": 1},
     "checkpoints": {"save_steps": 7},
+    "page": {"port": 0},
 }
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 PATIENCE = 240.0

@@ -11,7 +11,7 @@ import pytest
 from nightschool import durable, trackers
 from nightschool.errors import SettingsError
 from nightschool.settings import Settings, TrackerSettings, load_settings
-from nightschool.supervisor import reporting
+from nightschool.supervisor import aside, reporting
 from nightschool.supervisor import run as supervisor
 from nightschool.supervisor.reporting import Reporting
 from nightschool.supervisor.run import Commands
@@ -118,7 +118,7 @@ def test_it_is_started_again_for_ever_ever_more_seldom_and_that_is_said_once(
     assert len(kept.said) == 1
     # After a good long life it is news again.
     kept.reporting.tend(True)
-    kept.now += reporting.STEADY_SECONDS
+    kept.now += aside.STEADY_SECONDS
     wait_until(lambda: kept.reporting.tend(True) or not kept.reporting.child.alive)
     assert len(kept.said) == 2
 
@@ -136,6 +136,6 @@ def test_one_of_an_earlier_run_is_waited_for(layout: Layout) -> None:
         assert not kept.reporting.child.alive
         earlier.communicate(b"\n")
     assert durable.holder(Path(layout.tracker_lock)) is None
-    kept.now += reporting.LOCK_SECONDS
+    kept.now += aside.LOCK_SECONDS
     kept.life()
     assert kept.count() == 1

@@ -6,8 +6,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from nightschool.hardware import Hardware
 from nightschool.status import Status
-from nightschool.view.hardware import Hardware
 from nightschool.view.model import View, Waiting
 
 AT = datetime(2026, 11, 24, 22, 30, tzinfo=UTC)
@@ -18,7 +18,8 @@ STATUS = Status(
     last_checkpoint={"step": 12_000, "path": "c", "written_at": "2026-11-24T22:26:00+00:00"},
     last_snapshot={"name": "2026-11-24", "step": 9000, "path": "s", "taken_at": "2026-11-24T03:00:00+00:00"},
     reason="monday.jsonl", since="2026-11-24T21:04:00+00:00", pid=1, paused=False, duplicates=0, set_aside=2,
-    workspace="/w", steps_queued=4300, seconds_left=19_000.0, prepared_bytes=1, catching_up=None, metrics=None,
+    workspace="/w", steps_queued=4300, seconds_left=19_000.0, prepared_bytes=1, catching_up=None,
+    metrics=None, page=None,
     settings_problem=None,
 )  # fmt: skip
 

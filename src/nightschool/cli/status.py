@@ -70,6 +70,8 @@ def _lines(found: Status) -> list[tuple[str, str]]:
     kept = found.last_snapshot
     if kept:
         lines.append(("snapshot", f"{kept['path']} (step {kept['step']:,}), {local_time(kept['taken_at'])}"))
+    if found.page:
+        lines.append(("page", found.page))
     if found.metrics:
         lines.append(("metrics", found.metrics))
     if found.prepared_bytes:

@@ -22,6 +22,7 @@ from nightschool.api import Workspace
 from nightschool.demo import corpus
 from nightschool.errors import NightschoolError
 from nightschool.ledger import Ledger
+from nightschool.status import read_status
 from nightschool.workspace import Layout
 
 MARKER = ".nightschool-demo"
@@ -30,6 +31,7 @@ SHARES = {"1-monday.jsonl": 0.4, "2-tuesday.jsonl": 0.25, "3-wednesday.jsonl": 0
 KILLED_FILE = 1
 SAVE_STEPS = 20
 PASSAGES = 560
+PAGE_SECONDS = 10.0
 SETTINGS = {
     "training": {
         "train_batch_size": 8,
@@ -79,8 +81,10 @@ def tell(folder: Path, say: Say) -> Story:
         for path in drop:
             shutil.copy(path, layout.inbox / path.name)
     say("3. Training. A second machine trains on the same files undisturbed, to compare with.")
-    other = _start(undisturbed)
+    other = _start(undisturbed, "--no-dashboard")
     first = _start(killed)
+    if page := _page(killed, first):
+        say(f"   Watch it in a browser: {page}")
     _wait_for_the_middle(killed, first)
     kill_session(first.pid)
     first.wait()
@@ -167,11 +171,21 @@ def kill_session(leader: int) -> int:
     return len(members)
 
 
-def _start(layout: Layout) -> subprocess.Popen[bytes]:
+def _page(layout: Layout, process: subprocess.Popen[bytes]) -> str | None:
+    """The address of the machine's page; None where it has none within a few seconds."""
+    until = time.monotonic() + PAGE_SECONDS
+    while process.poll() is None and time.monotonic() < until:
+        if page := read_status(layout).page:
+            return page
+        time.sleep(0.1)
+    return None
+
+
+def _start(layout: Layout, *options: str) -> subprocess.Popen[bytes]:
     """A machine in a session of its own, so that all of it can be found."""
     with _output(layout).open("ab") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", "nightschool", "-C", str(layout.root), "run", "--until-idle"],
+            [sys.executable, "-m", "nightschool", "-C", str(layout.root), "run", "--until-idle", *options],
             stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
 

@@ -69,6 +69,7 @@ class Entries:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._summed = (0, -1, 0)
 
     def append(
         self, parts: Sequence[Part], recipe: str, steps_total: int, start: int = 0, stop: int | None = None
@@ -108,7 +109,7 @@ class Entries:
 
     def unfinished(self, done: int) -> list[tuple[EntryRow, int]]:
         """The entries that end behind step `done`, in order, each with the number of its steps still to be done."""
-        total = int(self._database.value("SELECT coalesce(sum(stop - start), 0) FROM entries"))
+        total = self.steps()
         last = self.last()
         position = last.position if last else -1
         found: list[tuple[EntryRow, int]] = []
@@ -118,6 +119,34 @@ class Entries:
             found.append((entry, min(steps, total - done)))
             total, position = total - steps, position - 1
         return found[::-1]
+
+    def steps(self) -> int:
+        """Steps of all entries together, done or not.
+
+        Whoever asks every second must not read a hundred thousand entries each time: only what came since is.
+        """
+        revision, last, before = self._summed
+        # What is read within a transaction may never come about.
+        settled = not self._database.in_transaction
+        if settled and revision != self.revision():
+            revision, last, before = self.revision(), -1, 0
+        first = last if settled else -1
+        found = self._database.rows(
+            "SELECT (SELECT revision FROM entries_revision), coalesce(max(position), ?), "
+            "coalesce(sum(stop - start), 0) FROM entries WHERE position > ?",
+            (first, first),
+        )[0]
+        if not settled:
+            return int(found[2])
+        if found[0] != revision:
+            return self.steps()
+        self._summed = (revision, found[1], before + found[2])
+        return self._summed[2]
+
+    def steps_between(self, first: int, stop: int) -> int:
+        """Steps of the entries at positions `first` up to, not including, `stop`: a few ten thousand at once."""
+        sql = "SELECT coalesce(sum(stop - start), 0) FROM entries WHERE position >= ? AND position < ?"
+        return int(self._database.value(sql, (first, stop)))
 
     def replace_all(self, rows: Sequence[EntryRow]) -> None:
         """Make `rows` the whole list, in their order, in one transaction. Positions are given anew from 0."""

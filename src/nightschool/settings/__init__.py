@@ -11,6 +11,7 @@ from nightschool.settings.schema import LORA_DEFAULTS, RECIPE_VERSION, WHEN, Set
 from nightschool.settings.sections import (
     NotifySettings,
     NumericsSettings,
+    PageSettings,
     SnapshotSettings,
     TrackerSettings,
     TrainingSettings,
@@ -23,6 +24,7 @@ __all__ = [
     "WHEN",
     "NotifySettings",
     "NumericsSettings",
+    "PageSettings",
     "Settings",
     "SnapshotSettings",
     "TrackerSettings",

@@ -20,7 +20,7 @@ AT_START = frozenset({
 """Operational settings that the trainer reads when it starts: for a change it saves, ends and is started again."""
 
 
-SECRETS = frozenset({"notify.urls", "notify.webhook"})
+SECRETS = frozenset({"notify.urls", "notify.webhook", "page.token"})
 """Settings with passwords in them: their values are in no log, event or listing."""
 
 

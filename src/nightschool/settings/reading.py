@@ -17,8 +17,8 @@ from nightschool.foreign import FOREIGN_NAMES, lora_keys
 from nightschool.lora_options import check_lora
 from nightschool.settings.schema import Settings, sections
 
-SECRET = "notify"
-"""A section whose values are not shown: there are passwords in addresses."""
+SECRET = ("notify", "page")
+"""Sections whose values are not shown: there are passwords in addresses, and a token."""
 
 
 def load_settings(path: Path) -> Settings:
@@ -125,6 +125,6 @@ def _sentence(error: Any) -> str:
     if error["type"] == "missing":
         return f"`{name}` is missing."
     message = error["msg"].removeprefix("Value error, ")
-    if error["loc"][:1] == (SECRET,):
+    if error["loc"][:1] and error["loc"][0] in SECRET:
         return f"`{name}`: {message}."
     return f"`{name}`: {message} (it is {error['input']!r})." if name else f"{message}."

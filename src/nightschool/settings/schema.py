@@ -18,6 +18,7 @@ from nightschool.settings.sections import (
     ModelSettings,
     NotifySettings,
     NumericsSettings,
+    PageSettings,
     Section,
     SnapshotSettings,
     TrackerSettings,
@@ -50,6 +51,7 @@ class Settings(Section):
     numerics: NumericsSettings = Field(default_factory=NumericsSettings)
     notify: NotifySettings = Field(default_factory=NotifySettings)
     trackers: TrackerSettings = Field(default_factory=TrackerSettings)
+    page: PageSettings = Field(default_factory=PageSettings)
     metrics: MetricsSettings = Field(default_factory=MetricsSettings)
     log: LogSettings = Field(default_factory=LogSettings)
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from nightschool.addresses import is_loopback
+from nightschool.errors import SettingsError
 
 
 def setting(kind: Literal["run", "entry", "operational"], text: str, **rules: Any) -> Any:
@@ -226,6 +229,58 @@ class MetricsSettings(Section):
 
     port: int = setting("operational", "Port that serves /metrics. 0: none does.", default=0, ge=0, le=65535)
     host: str = setting("operational", "Address it listens on.", default="127.0.0.1", min_length=1)
+
+
+TOKEN_LENGTH = 16
+
+
+class PageSettings(Section):
+    """[page]: the page in the browser, and the API behind it."""
+
+    port: int = setting(
+        "operational", "Port of the page; if it is taken, the next free one. 0: there is no page.", default=8420,
+        ge=0, le=65535,
+    )  # fmt: skip
+    host: str = setting(
+        "operational", "Address it listens on. Any other than this machine's own needs page.token.",
+        default="127.0.0.1", min_length=1,
+    )  # fmt: skip
+    allowed_hosts: list[str] = setting(
+        "operational",
+        'Further names that the page may be asked for by, as behind a tunnel: ["night.example.org"].',
+        default_factory=list,
+    )
+    token: Optional = setting(
+        "operational", "What whoever opens the page has to say, at least 16 characters.", default=None
+    )
+
+    @model_validator(mode="after")
+    def _safe(self) -> PageSettings:
+        if self.token is not None and len(self.token) < TOKEN_LENGTH:
+            raise ValueError(
+                f"page.token is too short: {TOKEN_LENGTH} characters or more. To make one: "
+                'python3 -c "import secrets; print(secrets.token_urlsafe())"'
+            )
+        if self.port and self.token is None and not is_loopback(self.host):
+            raise ValueError(
+                f"page.host is {self.host}, which others can reach, and page.token is not set: whoever reaches the "
+                "page can read and delete all there is. Set page.token (16 characters or more), or leave "
+                "page.host at 127.0.0.1 and come through a tunnel"
+            )
+        return self
+
+    def at(self, host: str | None = None, port: int | None = None) -> PageSettings:
+        """These settings with another address, as the command line gives it.
+
+        Raises:
+            SettingsError: others could reach that address, and there is no token.
+        """
+        values = self.model_dump()
+        values.update({key: value for key, value in (("host", host), ("port", port)) if value is not None})
+        try:
+            return PageSettings.model_validate(values)
+        except ValidationError as error:
+            raise SettingsError(f"{error.errors()[0]['msg'].removeprefix('Value error, ')}.") from None
 
 
 class NumericsSettings(Section):

@@ -22,6 +22,7 @@ class Commands:
     trainer: Sequence[str]
     intake: Sequence[str]
     tracker: Sequence[str] = ()
+    page: Sequence[str] = ()
 
 
 class Child:

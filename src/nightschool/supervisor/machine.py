@@ -17,7 +17,7 @@ from nightschool.ledger import Ledger
 from nightschool.settings import Settings
 from nightschool.snapshots import cut
 from nightschool.supervisor import keepers, policies
-from nightschool.supervisor.children import Commands
+from nightschool.supervisor.children import Child, Commands
 from nightschool.supervisor.gate import Gate
 from nightschool.supervisor.inbox import Inbox
 from nightschool.supervisor.mending import Mending
@@ -28,6 +28,7 @@ from nightschool.supervisor.reporting import Reporting
 from nightschool.supervisor.sd_notify import ServiceManager
 from nightschool.supervisor.serving_metrics import ServingMetrics
 from nightschool.supervisor.settings_file import SettingsFile
+from nightschool.supervisor.showing import Showing
 from nightschool.supervisor.signals import StopSignals
 from nightschool.supervisor.turns import WORD as TURN
 from nightschool.supervisor.turns import Turns
@@ -39,6 +40,7 @@ LEDGER_SECONDS = 0.5
 MISSING_SECONDS = 3.0
 ROTATE_SECONDS = 5.0
 PRUNE_SECONDS = 60.0
+METRICS_SECONDS = 60.0
 TRAINER_GRACE = 600.0
 INTAKE_GRACE = 20.0
 
@@ -61,6 +63,7 @@ class Supervisor:
         echo: Callable[[], None],
         signals: StopSignals,
         clock: Callable[[], float],
+        page: tuple[str | None, int | None] = (None, None),
     ) -> None:
         self.layout = layout
         self.settings = settings
@@ -80,6 +83,7 @@ class Supervisor:
         self.trainer = keepers.trainer(layout, ledger, commands.trainer, TRAINER_GRACE, clock)
         self.intake = keepers.intake(layout, ledger, commands.intake, INTAKE_GRACE, clock)
         self.reporting = Reporting(layout, commands.tracker, settings.trackers, log.info, clock)
+        self.page = Showing(layout, commands.page, settings.page, log.info, clock, *page)
         self.lease = leases.name_of(settings)
         self.turns = Turns(self.lease, layout.root, clock)
         self.yielding = Yielding(settings.machine.yield_to, clock)
@@ -134,8 +138,8 @@ class Supervisor:
                 time.sleep(tick_seconds)
         finally:
             # Only after an error of our own making are they still there; their lifelines would end them as well.
-            for keeper in (self.trainer, self.intake, self.reporting):
-                keeper.child.ask_to_stop()
+            for child in self._children():
+                child.ask_to_stop()
             self.night.end(at_once=self.signals.at_once)
             self.mending.end()
             self.metrics.end()
@@ -144,9 +148,12 @@ class Supervisor:
 
     def _ended(self) -> bool:
         if self.signals.at_once:
-            for keeper in (self.trainer, self.intake, self.reporting):
-                keeper.child.kill()
-        return self.stopping and not (self._at_work() or self.reporting.child.alive)
+            for child in self._children():
+                child.kill()
+        return self.stopping and not any(child.alive for child in self._children())
+
+    def _children(self) -> list[Child]:
+        return [one.child for one in (self.trainer, self.intake, self.reporting, self.page)]
 
     def _at_work(self) -> bool:
         return self.trainer.child.alive or self.intake.child.alive
@@ -169,6 +176,8 @@ class Supervisor:
                 self._missing(error)
         self._tend()
         self._decide()
+        if not self.stopping and self._due("metrics", METRICS_SECONDS):
+            self.metrics.again()
         if self._due("rotate", ROTATE_SECONDS):
             logs.rotate(self.layout.log_file, self.settings.log.max_megabytes, self.settings.log.keep)
         self._say_state()
@@ -225,6 +234,7 @@ class Supervisor:
         self.yielding.names = settings.machine.yield_to
         self.metrics.apply(settings.metrics)
         self.reporting.apply(settings.trackers)
+        self.page.apply(settings.page)
         self._share(leases.name_of(settings))
         self.teller.apply(settings.notify)
         self.night.settings = settings.snapshots
@@ -273,6 +283,7 @@ class Supervisor:
         self._renewing = self._renewing and train.child.alive
         # At the end it is the last to go: the others' last rows are told too.
         self.reporting.tend(not self.stopping or self._at_work())
+        self.page.tend(not self.stopping or self._at_work())
 
     def _unload(self) -> bool:
         """Whether the trainer has had nothing to do for so long that it gives the GPU back."""

@@ -39,6 +39,7 @@ def default_commands(layout: Layout) -> Commands:
         (*python, "nightschool.training", "train", *where),
         (*python, "nightschool.intake", *where),
         (*python, "nightschool.training", "track", *where),
+        (*python, "nightschool.dashboard", *where),
     )
 
 
@@ -49,6 +50,7 @@ def run(
     echo: Echo | None = None,
     *,
     ignore_hours: bool = False,
+    page: tuple[str | None, int | None] = (None, None),
     commands: Commands | None = None,
     signals: StopSignals | None = None,
     clock: Callable[[], float] = time.monotonic,
@@ -62,6 +64,7 @@ def run(
         until_idle: end, with a checkpoint, when inbox and queue are empty.
         echo: takes each new line of the log, for the terminal.
         ignore_hours: train also outside machine.hours.
+        page: address and port of the page where they are not to be those of the settings.
         commands: the children.
         signals: an entered StopSignals; without one, only `until_idle` or an error ends the run.
         clock: monotonic seconds.
@@ -73,10 +76,12 @@ def run(
     Raises:
         BusyError: another supervisor holds the workspace; nothing was touched.
         WorkspaceError: a part of the workspace is not there, also when it vanishes during the run.
-        SettingsError: an experiment tracker that the settings name is not installed.
+        SettingsError: an experiment tracker that the settings name is not installed, or the page would be open to
+            others without a token.
         StorageError: the ledger is damaged, or the disk refuses from the start.
     """
     trackers.check(settings.trackers.report_to)
+    settings.page.at(*page)
     layout.require()
     lock = durable.Lock(layout.supervisor_lock, "another nightschool run")
     with lock, Ledger.open(layout.ledger) as ledger:
@@ -89,7 +94,7 @@ def run(
             accept.recover(layout, ledger)
         supervisor = Supervisor(
             layout, settings, ledger, lock, commands or default_commands(layout), until_idle=until_idle,
-            ignore_hours=ignore_hours, echo=_Echo(tail, echo), signals=signals or StopSignals(), clock=clock,
+            ignore_hours=ignore_hours, echo=_Echo(tail, echo), signals=signals or StopSignals(), clock=clock, page=page,
         )  # fmt: skip
         return supervisor.run(tick_seconds)
 

@@ -15,10 +15,11 @@ const MOODS = {
 const part = (name) => document.getElementById(name);
 let lost = null;
 let latest = null;
+let trouble = null;
 
 function showNow(now) {
   latest = now;
-  lost = null;
+  lost = trouble = null;
   setOffset(now.utc_offset);
   draw();
 }
@@ -29,8 +30,14 @@ function showConnection(connection) {
   draw();
 }
 
+function showTrouble(found) {
+  trouble = found.error;
+  draw();
+}
+
 function draw() {
   if (lost !== null) drawLost();
+  else if (trouble !== null) drawTrouble();
   else if (latest !== null) drawState(latest);
 }
 
@@ -42,6 +49,15 @@ function drawLost() {
   reason(`${shown}The page's server is gone or cannot be reached; it is asked again every few seconds. \`nightschool run\` starts it.`);
   part("state-file").hidden = true;
   title("No answer");
+}
+
+function drawTrouble() {
+  part("state").dataset.mood = "trouble";
+  put(part("state-word"), "Not known");
+  put(part("state-since"), latest === null ? "" : `last seen ${clock(latest.at)}`);
+  reason(trouble);
+  part("state-file").hidden = true;
+  title("Not known");
 }
 
 function drawState({ status, at, file_step, file_steps, file_seconds, version }) {
@@ -108,4 +124,14 @@ function turnTheme() {
 part("theme").addEventListener("click", turnTheme);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => dispatchEvent(new Event("themechange")));
 drawTheme();
-listen({ now: showNow, connection: showConnection });
+firstLook();
+listen({ now: showNow, trouble: showTrouble, connection: showConnection });
+
+/** What the page came with: it is drawn before anything is asked. */
+function firstLook() {
+  const block = part("first");
+  if (block === null) return;
+  const { now, problem } = JSON.parse(block.textContent);
+  if (now) showNow(now);
+  else if (problem) showTrouble({ error: problem });
+}

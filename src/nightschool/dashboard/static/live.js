@@ -1,4 +1,4 @@
-// What is new, as it happens: `listen({now, steps, events, changed, job, connection})`.
+// What is new, as it happens: `listen({now, steps, events, changed, job, trouble, connection})`.
 import { get } from "./ask.js";
 import { Stream } from "./stream.js";
 
@@ -12,7 +12,7 @@ let watch = null;
 
 /**
  * Have these called with what the server sends: `now` (Now), `steps` (Curve), `events` (Events), `changed` ({what}),
- * `job` (Job), and `connection` ("open" or "lost"). Whoever joins later is told the last `now` at once. Gives a
+ * `job` (Job), `trouble` (Trouble: what the server itself cannot find out), and `connection` ("open" or "lost"). Whoever joins later is told the last `now` at once. Gives a
  * function that ends it.
  */
 export function listen(calls) {
