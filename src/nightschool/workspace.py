@@ -144,6 +144,11 @@ class Layout:
         return self.state / "tracker.out"
 
     @property
+    def page_lock(self) -> Path:
+        """Held by the one process that serves the page."""
+        return self.state / "page.lock"
+
+    @property
     def page_output(self) -> Path:
         """Raw output of the page's process."""
         return self.state / "page.out"
@@ -152,6 +157,11 @@ class Layout:
     def cursors(self) -> Path:
         """How far each experiment tracker has been told, a file each."""
         return self.state / "trackers"
+
+    @property
+    def verified(self) -> Path:
+        """Which saved states were read and compared with their hashes, and when."""
+        return self.state / "verified.json"
 
     @property
     def fingerprint_cache(self) -> Path:

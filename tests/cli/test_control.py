@@ -186,7 +186,7 @@ def test_ctrl_c_while_waiting_ends_with_130(monkeypatch: pytest.MonkeyPatch, lay
     def interrupted(_: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(stop.os, "kill", lambda pid, number: None)
+    monkeypatch.setattr(os, "kill", lambda pid, number: None)
     monkeypatch.setattr(stop.time, "sleep", interrupted)
     with durable.Lock(layout.supervisor_lock, "nightschool run"):
         assert main(["-C", str(layout.root), "stop"]) == 130

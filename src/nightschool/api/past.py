@@ -24,7 +24,13 @@ class Past(Opened):
     """The part of `Workspace` that is about saved states."""
 
     def rollback(
-        self, to: str | int, later: Later = "again", *, dry_run: bool = False, waiting: Callable[[str], Any] = print
+        self,
+        to: str | int,
+        later: Later = "again",
+        *,
+        dry_run: bool = False,
+        waiting: Callable[[str], Any] = print,
+        agreed: Callable[[Plan], Any] | None = None,
     ) -> Plan:
         """Go back to a saved state; see `nightschool.snapshots.rollback.plan` for the words that name one.
 
@@ -33,6 +39,8 @@ class Past(Opened):
             later: what becomes of what was learned after it: `again`, `queue` or `shelve`.
             dry_run: only say what it would do.
             waiting: told what is waited for.
+            agreed: given the plan as it is when the machine rests, right before it is carried out; what it raises
+                ends it, and nothing was changed.
 
         Raises:
             BusyError: snapshots or the history are being changed already.
@@ -41,7 +49,7 @@ class Past(Opened):
         from nightschool.snapshots import acts, rollback
 
         if not dry_run:
-            return acts.go_back(self.layout, str(to), later, waiting)
+            return acts.go_back(self.layout, str(to), later, waiting, agreed)
         with self.ledger() as ledger:
             return rollback.plan(self.layout, ledger, str(to), later)
 
@@ -53,6 +61,7 @@ class Past(Opened):
         purge: bool = False,
         dry_run: bool = False,
         waiting: Callable[[str], Any] = print,
+        agreed: Callable[[Plan], Any] | None = None,
     ) -> Plan:
         """Forget files exactly: afterwards the run is, bit for bit, the one in which they were never dropped.
 
@@ -62,6 +71,7 @@ class Past(Opened):
             purge: remove the bytes too, and all that has seen them.
             dry_run: only say what it would do.
             waiting: told what is waited for.
+            agreed: as of `rollback`.
 
         Raises:
             BusyError: snapshots or the history are being changed already.
@@ -75,8 +85,9 @@ class Past(Opened):
         if not dry_run:
             instead = None if replace is None else Path(replace)
             return acts.forget_files(
-                self.layout, words, instead=instead, purging=purge, second_place=self._second_place(), waiting=waiting
-            )
+                self.layout, words, instead=instead, purging=purge, second_place=self._second_place(), waiting=waiting,
+                agreed=agreed,
+            )  # fmt: skip
         with self.ledger() as ledger:
             return forgetting.plan(self.layout, ledger, forgetting.find(ledger, words), purge=purge)
 
@@ -126,6 +137,25 @@ class Past(Opened):
         from nightschool.snapshots.listing import listing
 
         return listing(self.layout, self.settings.snapshots, _now().date())
+
+    def verify_states(self, told: Callable[[str], Any] | None = None) -> dict[str, str | None]:
+        """Read every checkpoint and snapshot and compare it with its hashes; what is wrong with each, or None.
+
+        The names are paths in the workspace. When it was done is kept beside the ledger, for those who look later.
+
+        Args:
+            told: called with what is being read, in a sentence.
+
+        Raises:
+            WorkspaceError, StorageError: the ledger is not there, or the disk refuses.
+        """
+        from nightschool.snapshots import verified
+
+        began = _now()
+        with self.ledger() as ledger:
+            found = verified.read_all(self.layout, ledger, told or (lambda _: None))
+        verified.record(self.layout, found, began)
+        return {verified.name_of(self.layout, folder): problem for folder, problem in found.items()}
 
     def prune(self, *, dry_run: bool = False) -> list[Verdict]:
         """Remove the snapshots that retention lets go of, and return what was decided about them.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from nightschool import adding, durable, pausing
+from nightschool.api import stopping
 from nightschool.api.line import Line
 from nightschool.api.past import Past
 from nightschool.errors import CheckpointError, DataError, ModelError, NightschoolError
@@ -283,6 +284,14 @@ class Workspace(Past, Line):
     def resume(self) -> None:
         """Go on after `pause`, or try again after a failure that was put right."""
         self._tell("resume", "Going on was asked for.", paused=False, resumed=os.urandom(4).hex())
+
+    def stop(self) -> int | None:
+        """Ask the machine that runs here to save and end, and return its process id at once; None where none runs.
+
+        Raises:
+            BusyError: it runs, and cannot be reached from here.
+        """
+        return stopping.ask(self.layout)
 
     def load(self, at: int | None = None, device: str = "cpu") -> tuple[Any, Any]:
         """The model as it is now, ready for inference: (model, tokenizer), through transformers and PEFT.

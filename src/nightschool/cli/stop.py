@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 
 import typer
 
 from nightschool import durable
+from nightschool.api import stopping
 from nightschool.cli.common import layout_of
-from nightschool.errors import BusyError
 
 POLL_SECONDS = 0.1
 
@@ -20,25 +18,13 @@ def stop(ctx: typer.Context) -> None:
 
     Waits until it has ended; Ctrl-C only ends the waiting. Nothing happens if no machine runs.
     """
-    lock = layout_of(ctx).supervisor_lock
-    pid = durable.holder(lock)
+    layout = layout_of(ctx)
+    # Not `Workspace.open`: a machine can be stopped where a part of the workspace is missing.
+    pid = stopping.ask(layout)
     if pid is None:
         print("No machine runs here.")
         return
-    try:
-        os.kill(pid, signal.SIGTERM)
-    except ProcessLookupError:
-        if durable.holder(lock) == pid:
-            raise BusyError(
-                f"The machine that runs here (process {pid}) cannot be reached from this one: it may run in another "
-                "container. Stop it there.",
-                pid,
-            ) from None
-    except PermissionError:
-        raise BusyError(
-            f"The machine that runs here (process {pid}) belongs to another user. Stop it as that user.", pid
-        ) from None
     print(f"Asked process {pid} to stop; it saves a checkpoint first.", flush=True)
-    while durable.holder(lock) == pid:
+    while durable.holder(layout.supervisor_lock) == pid:
         time.sleep(POLL_SECONDS)
     print("Stopped.")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
 from nightschool.cli.common import Json, count, layout_of, local_time, print_json, print_row
-from nightschool.errors import VerifyError
+from nightschool.errors import StorageError, VerifyError
+from nightschool.snapshots import verified
 from nightschool.verify import BoundaryReport, Report, report
 from nightschool.words import in_bytes
+from nightschool.workspace import Layout
 
 CHECKPOINT_WIDTHS = (18, -10, -10, 0)
 SNAPSHOT_WIDTHS = (22, -9, 0)
@@ -33,13 +37,23 @@ def verify(
     anything is not as it should be. With --replay the training between the two newest checkpoints is done once more,
     in memory; the workspace is not touched.
     """
-    found = report(layout_of(ctx), replay=replay, deep=deep)
+    layout, began = layout_of(ctx), datetime.now(UTC)
+    found = report(layout, replay=replay, deep=deep)
+    _note(layout, found, began)
     if json:
         print_json(found.to_dict())
     else:
         _print(found)
     if not found.good:
         raise VerifyError(f"verify found {count(len(found.problems) or 1, 'problem')}; see above.")
+
+
+def _note(layout: Layout, found: Report, began: datetime) -> None:
+    """Let the page show when each state was read last. That it was read counts, whether or not it can be noted."""
+    read = {layout.current_model / one.name: one.problem for one in found.checkpoints}
+    read |= {layout.snapshots / one.name: one.problem for one in found.snapshots if one.deep}
+    with suppress(StorageError):
+        verified.record(layout, read, began)
 
 
 def _print(found: Report) -> None:

@@ -22,6 +22,7 @@ from nightschool.dashboard.limits import LIVE
 from nightschool.dashboard.reader import Reader
 from nightschool.dashboard.shapes import Trouble
 from nightschool.errors import NightschoolError
+from nightschool.ledger import Ledger
 from nightschool.workspace import Layout
 
 LOOK_SECONDS = 1.0
@@ -139,9 +140,9 @@ class Live:
     async def _look(self) -> None:
         before = self._beat
 
-        def reading(ledger: beats.Ledger) -> tuple[Beat, list[Message]]:
+        def reading(ledger: Ledger) -> tuple[Beat, list[Message]]:
             beat = beats.look(self._layout, ledger)
-            return beat, [] if before is None else beats.told(ledger, before, beat)
+            return beat, [] if before is None else beats.told(ledger, self._reader.kept.history, before, beat)
 
         self.looks += 1
         try:
@@ -184,8 +185,11 @@ class Live:
         return await asyncio.shield(found)
 
     async def _catch_up(self, after: Place, beat: Beat, away: bool) -> bytes:
+        def reading(ledger: Ledger) -> list[Message]:
+            return beats.missed(ledger, self._reader.kept.history, after, beat, away=away)
+
         try:
-            messages = await self._reader.read(lambda ledger: beats.missed(ledger, after, beat, away=away))
+            messages = await self._reader.read(reading)
         except NightschoolError as error:
             return encode([Message("trouble", Trouble(error=str(error), kind=type(error).__name__))], None)
         return encode(messages, beat.place)

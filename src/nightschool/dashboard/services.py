@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from nightschool.api import Workspace
+from nightschool.dashboard.hands import Hands
+from nightschool.dashboard.jobs import Jobs
 from nightschool.dashboard.live import Live
+from nightschool.dashboard.previewing import Previews
 from nightschool.dashboard.reader import Reader
+from nightschool.dashboard.staged import Uploads
 from nightschool.workspace import Layout
 
 
@@ -20,8 +24,16 @@ class Services:
         self.workspace = Workspace(layout)
         self.reader = Reader(layout)
         self.live = Live(layout, self.reader)
+        self.hands = Hands("acts")
+        self.planning = Hands("plans")
+        self.jobs = Jobs()
+        self.jobs.observe(lambda job: self.live.tell("job", job))
+        self.uploads = Uploads(layout)
+        self.previews = Previews(layout)
 
     def close(self) -> None:
         """Let go of all."""
         self.live.close()
         self.reader.close()
+        for one in (self.hands, self.planning, self.jobs, self.uploads):
+            one.close()

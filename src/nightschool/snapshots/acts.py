@@ -24,10 +24,14 @@ from nightschool.snapshots.rollback import Later, Plan
 from nightschool.workspace import Layout
 
 Waiting = Callable[[str], Any]
+Agreed = Callable[[Plan], Any]
+"""Given the plan that is about to be carried out, the machine at rest; what it raises ends the act, nothing changed."""
 
 
-def go_back(layout: Layout, word: str, later: Later = "again", waiting: Waiting = print) -> Plan:
-    """Carry out `rollback.plan`.
+def go_back(
+    layout: Layout, word: str, later: Later = "again", waiting: Waiting = print, agreed: Agreed | None = None
+) -> Plan:
+    """Carry out `rollback.plan`, if that is still what was agreed to.
 
     Raises:
         BusyError: snapshots or the history are being changed already.
@@ -38,6 +42,8 @@ def go_back(layout: Layout, word: str, later: Later = "again", waiting: Waiting 
         rollback.plan(layout, ledger, word, later)  # what cannot be done does not stop the trainer
         with cut.at_rest(layout, ledger, f"rollback to {word}", waiting):
             plan = rollback.plan(layout, ledger, word, later)
+            if agreed is not None:
+                agreed(plan)
             cut.perform(layout, ledger, plan.cut)
     return plan
 
@@ -50,6 +56,7 @@ def forget_files(
     purging: bool = False,
     second_place: Path | None = None,
     waiting: Waiting = print,
+    agreed: Agreed | None = None,
 ) -> Plan:
     """Carry out `forget.plan`.
 
@@ -60,6 +67,7 @@ def forget_files(
         purging: remove the bytes, and all that has seen them.
         second_place: where copies are to be purged too.
         waiting: told what is waited for.
+        agreed: given the plan right before it is carried out.
 
     Raises:
         BusyError: snapshots or the history are being changed already.
@@ -80,6 +88,8 @@ def forget_files(
             rows = [_taken_in(layout, ledger, row) for row in forget.find(ledger, [str(row.id) for row in rows])]
             new = None if instead is None else _prepared(layout, ledger, rows[0], instead, waiting)
             plan = forget.plan(layout, ledger, rows, replace=new and {rows[0].id: new}, purge=purging)
+            if agreed is not None:
+                agreed(plan)
             plan = replace(plan, cut=replace(plan.cut, second_place=second_place))
             if purging:
                 purge.sweep(layout, second_place)

@@ -15,10 +15,11 @@ const MOODS = {
 const part = (name) => document.getElementById(name);
 let lost = null;
 let latest = null;
+let trouble = null;
 
 function showNow(now) {
   latest = now;
-  lost = null;
+  lost = trouble = null;
   setOffset(now.utc_offset);
   draw();
 }
@@ -29,8 +30,14 @@ function showConnection(connection) {
   draw();
 }
 
+function showTrouble(found) {
+  trouble = found.error;
+  draw();
+}
+
 function draw() {
   if (lost !== null) drawLost();
+  else if (trouble !== null) drawTrouble();
   else if (latest !== null) drawState(latest);
 }
 
@@ -44,20 +51,28 @@ function drawLost() {
   title("No answer");
 }
 
+function drawTrouble() {
+  part("state").dataset.mood = "trouble";
+  put(part("state-word"), "Not known");
+  put(part("state-since"), latest === null ? "" : `last seen ${clock(latest.at)}`);
+  reason(trouble);
+  part("state-file").hidden = true;
+  title("Not known");
+}
+
 function drawState({ status, at, file_step, file_steps, file_seconds, version }) {
-  part("state").dataset.mood = MOODS[status.state] ?? "quiet";
+  part("state").dataset.mood = MOODS[status.state] ?? "soft";
   put(part("state-word"), capital(status.state));
   put(part("state-since"), since(status.since, at));
   reason([status.reason, status.settings_problem].filter(Boolean).join(" "));
-  const named = status.current_file !== null && file_steps > 0;
+  const named = Boolean(status.current_file) && file_steps > 0;
   part("state-file").hidden = !named;
   if (named) {
     put(part("state-name"), status.current_file);
     part("state-name").title = status.current_file;
     part("state-progress").value = file_step / file_steps;
-    const ends = foreseen(file_seconds, at);
-    const done = `${count(file_step)} of ${count(file_steps, "step")}`;
-    put(part("state-left"), ends ? `${done}, ${ends}` : `${done}, ${share(file_step, file_steps)}`);
+    put(part("state-done"), `${count(file_step)} of ${count(file_steps, "step")}`);
+    put(part("state-left"), foreseen(file_seconds, at) || `${share(file_step, file_steps)} done`);
   }
   put(part("version"), `nightschool ${version}`);
   title(capital(status.state), status.state === "training" && status.loss !== null ? `loss ${loss(status.loss)}` : "");
@@ -108,4 +123,4 @@ function turnTheme() {
 part("theme").addEventListener("click", turnTheme);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => dispatchEvent(new Event("themechange")));
 drawTheme();
-listen({ now: showNow, connection: showConnection });
+listen({ now: showNow, trouble: showTrouble, connection: showConnection });

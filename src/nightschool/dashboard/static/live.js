@@ -1,4 +1,4 @@
-// What is new, as it happens: `listen({now, steps, events, changed, job, connection})`.
+// What is new, as it happens: `listen({now, steps, events, changed, job, trouble, connection})`.
 import { get } from "./ask.js";
 import { Stream } from "./stream.js";
 
@@ -6,13 +6,19 @@ const QUIET_MS = 20_000;
 const listeners = new Set();
 let leave = null;
 let connection = null;
-let now = null;
+let { now, problem } = firstLook();
 let heard = 0;
 let watch = null;
 
+/** What the page came with, so that it can be drawn before anything is asked. */
+function firstLook() {
+  const block = document.getElementById("first");
+  return block === null ? { now: null, problem: null } : JSON.parse(block.textContent);
+}
+
 /**
  * Have these called with what the server sends: `now` (Now), `steps` (Curve), `events` (Events), `changed` ({what}),
- * `job` (Job), and `connection` ("open" or "lost"). Whoever joins later is told the last `now` at once. Gives a
+ * `job` (Job), `trouble` (Trouble: what the server itself cannot find out), and `connection` ("open" or "lost"). Whoever joins later is told the last `now` at once. Gives a
  * function that ends it.
  */
 export function listen(calls) {
@@ -20,6 +26,7 @@ export function listen(calls) {
   if (leave === null) begin();
   if (connection) calls.connection?.(connection);
   if (now) calls.now?.(now);
+  else if (problem) calls.trouble?.({ error: problem });
   return () => listeners.delete(calls);
 }
 
@@ -27,6 +34,7 @@ function tell({ type, data }) {
   heard = Date.now();
   if (type === "connection") connection = data;
   if (type === "now") now = data;
+  if (type === "trouble") problem = data.error;
   for (const calls of [...listeners]) {
     try {
       calls[type]?.(data);

@@ -1,6 +1,7 @@
-// The server's events, from whichever thread listens. Messages are {type, data}; `connection` is "open" or "lost".
+// The server's events, from whichever thread listens. Messages are {type, data}; `connection` is "open" or "lost",
+// `trouble` a sentence of the server about what it cannot tell.
 
-const TYPES = ["now", "steps", "events", "changed", "job"];
+const TYPES = ["now", "steps", "events", "changed", "job", "trouble"];
 const ALL = ["curve", "queue", "files", "saved", "events"];
 const AGAIN_MS = 3000;
 
@@ -12,6 +13,7 @@ export class Stream {
     this.timer = null;
     this.connection = null;
     this.now = null;
+    this.place = null;
     this.broken = false;
   }
 
@@ -23,11 +25,11 @@ export class Stream {
 
   open() {
     if (this.source !== null || this.timer !== null) return;
-    const source = (this.source = new EventSource("/api/live"));
+    const source = (this.source = new EventSource(this.place ? `/api/live?after=${encodeURIComponent(this.place)}` : "/api/live"));
     source.addEventListener("open", () => {
       this.turn("open");
-      // A source of its own does not know the number of the last event: what was missed is fetched anew.
-      if (this.broken) this.tell({ type: "changed", data: { what: ALL } });
+      // Without the place of the last event nobody knows what was missed: all is fetched anew.
+      if (this.broken && !this.place) this.tell({ type: "changed", data: { what: ALL } });
       this.broken = false;
     });
     source.addEventListener("error", () => {
@@ -44,6 +46,7 @@ export class Stream {
     for (const type of TYPES) {
       source.addEventListener(type, (event) => {
         const data = JSON.parse(event.data);
+        if (event.lastEventId) this.place = event.lastEventId;
         if (type === "now") this.now = data;
         this.tell({ type, data });
       });
@@ -54,7 +57,7 @@ export class Stream {
     clearTimeout(this.timer);
     this.source?.close();
     // Who opens it again begins with what is true then.
-    Object.assign(this, { source: null, timer: null, connection: null, now: null, broken: false });
+    Object.assign(this, { source: null, timer: null, connection: null, now: null, place: null, broken: false });
   }
 
   turn(connection) {

@@ -1,0 +1,67 @@
+"""The page's application over a workspace that was made by hand, asked as a browser would."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from starlette.testclient import TestClient
+
+from nightschool.dashboard import acts, uploads
+from nightschool.dashboard.app import application
+from nightschool.dashboard.endpoints import Endpoint
+from nightschool.dashboard.services import Services
+from nightschool.workspace import Layout
+
+ENDPOINTS: tuple[Endpoint, ...] = (*acts.ENDPOINTS, *uploads.ENDPOINTS)
+
+
+class Asked:
+    """Asks, and expects a status."""
+
+    def __init__(self, client: TestClient, services: Services) -> None:
+        self.client = client
+        self.services = services
+
+    def post(self, path: str, body: Any = None, status: int = 200) -> Any:
+        return self._told(self.client.post(path, json={} if body is None else body), status)
+
+    def get(self, path: str, status: int = 200) -> Any:
+        return self._told(self.client.get(path), status)
+
+    def delete(self, path: str, status: int = 200) -> Any:
+        return self._told(self.client.delete(path), status)
+
+    def send(self, name: str, data: bytes | Iterator[bytes], status: int = 200, **headers: str) -> Any:
+        answer = self.client.post("/api/uploads", params={"name": name}, content=data, headers=headers)
+        return self._told(answer, status)
+
+    def ended(self, job: dict[str, Any]) -> dict[str, Any]:
+        """The job, once it has ended."""
+        for _ in range(3000):
+            found = self.get(f"/api/jobs/{job['id']}")
+            if found["state"] in ("done", "failed"):
+                return found
+            time.sleep(0.01)
+        raise AssertionError(f"it does not end: {found}")
+
+    @staticmethod
+    def _told(answer: Any, status: int) -> Any:
+        assert answer.status_code == status, answer.text
+        found = answer.json()
+        if status >= 400:
+            assert found.keys() == {"error", "kind"}
+            return found["error"]
+        return found
+
+
+@contextmanager
+def asking(layout: Layout, endpoints: Sequence[Endpoint] = ENDPOINTS) -> Iterator[Asked]:
+    services = Services(layout)
+    try:
+        with TestClient(application(services, endpoints), base_url="http://localhost") as client:
+            yield Asked(client, services)
+    finally:
+        services.close()
