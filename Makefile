@@ -5,16 +5,24 @@ BIN := $(VENV)/bin
 JOBS ?= auto
 ROUNDS ?=
 
-.PHONY: demo test test-quick lint format bench docs clean
+.PHONY: demo test test-quick lint format bench docs clean browser
 
 demo: $(VENV)/.installed
 	$(BIN)/nightschool demo
 
-test: $(VENV)/.installed-dev
+test: $(VENV)/.installed-dev browser
 	NIGHTSCHOOL_KILL_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-test-quick: $(VENV)/.installed-dev
+test-quick: $(VENV)/.installed-dev browser
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow"
+
+# The tests of the page drive Debian's Chromium. Without it they are skipped, and that is said before and after.
+browser:
+	@command -v chromium > /dev/null || { \
+	  echo "Chromium is missing; trying to install it for the tests of the page." >&2; \
+	  as=; [ "$$(id -u)" = 0 ] || as="sudo -n"; \
+	  $$as apt-get update -qq && $$as env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; \
+	} > /dev/null || echo "!!! CHROMIUM COULD NOT BE INSTALLED: THE TESTS OF THE PAGE IN A BROWSER WILL BE SKIPPED. Install it: apt install chromium"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import re
 import socket
@@ -227,3 +228,26 @@ def test_a_ledger_that_cannot_be_read_is_503(serving: ServingMetrics, monkeypatc
     monkeypatch.setattr(serving_metrics, "status_of", locked)
     serving.apply(wanted(free_port()))
     assert ask(serving) == (503, "It is locked.\n")
+
+
+def test_an_address_that_comes_up_later_is_tried_again_and_the_trouble_is_said_once(
+    serving: ServingMetrics, said: list[str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = serving_metrics._Server
+
+    def down(*_: object) -> None:
+        raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+
+    monkeypatch.setattr(serving_metrics, "_Server", down)
+    serving.apply(wanted(free_port()))
+    serving.again()
+    assert len([line for line in said if line and "Cannot assign requested address" in line]) == 1
+    monkeypatch.setattr(serving_metrics, "_Server", real)
+    serving.again()
+    assert ask(serving)[0] == 200
+
+
+def test_what_is_not_wanted_is_not_tried_again(serving: ServingMetrics) -> None:
+    serving.apply(wanted(0))
+    serving.again()
+    assert serving.address is None

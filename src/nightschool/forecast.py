@@ -8,7 +8,7 @@ Imports next to nothing, and looks at a bounded number of rows for any length of
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -179,13 +179,11 @@ def work_waiting(ledger: Ledger, rates: Rates) -> Work:
 def _work_unbegun(ledger: Ledger, rates: Rates) -> Work:
     steps, tokens, small, known, estimated = 0, 0.0, 0.0, rates.batch is not None, False
     batch = rates.batch or 1
-    for row in ledger.files.each("ready"):
-        epochs = int(row.options.get("epochs") or rates.epochs)
-        tokens += epochs * (row.tokens or 0)
-        if (row.rows_good or 0) < rates.gather:
-            small += epochs * (row.sequences or 0)
-        else:
-            steps += epochs * -(-(row.sequences or 0) // batch)
+    for ready in ledger.amounts.ready_for(batch, rates.gather):
+        epochs = int(ready.epochs or rates.epochs)
+        tokens += epochs * ready.tokens
+        small += epochs * ready.sequences
+        steps += epochs * ready.steps
     for part in ledger.amounts.to_prepare([ending for ending in rates.by_ending if ending]):
         estimated = True
         found = rates.by_ending.get(part.ending) or rates.by_ending.get("")
@@ -216,7 +214,7 @@ def steps_done(ledger: Ledger) -> int:
 
 def work_begun(ledger: Ledger, rates: Rates, told: Mapping[str, Any]) -> Work:
     """What is left of the file in training."""
-    left = max(0, ledger.amounts.steps_given() - steps_done(ledger))
+    left = max(0, ledger.entries.steps() - steps_done(ledger))
     if not left:
         return Work(0, 0.0, False)
     trainer = told.get("trainer") or {}
@@ -240,13 +238,18 @@ def read_queue(layout: Layout, limit: int) -> Queue:
         WorkspaceError, StorageError: the ledger is not there or cannot be read.
     """
     with Ledger.open(layout.ledger) as ledger:
-        told = ledger.machine.all()
-        rates = read_rates(ledger, told)
-        counts = ledger.files.counts()
-        begun = work_begun(ledger, rates, told)
-        files = _begun(ledger, rates, begun)
-        files += first_waiting(ledger, rates, limit)
-        total = together(begun, work_waiting(ledger, rates))
+        return queue_of(ledger, limit)
+
+
+def queue_of(ledger: Ledger, limit: int, waiting_of: Callable[[Ledger, Rates], Work] = work_waiting) -> Queue:
+    """The same from a ledger that is open; `waiting_of` gives what all waiting files take."""
+    told = ledger.machine.all()
+    rates = read_rates(ledger, told)
+    counts = ledger.files.counts()
+    begun = work_begun(ledger, rates, told)
+    files = _begun(ledger, rates, begun)
+    files += first_waiting(ledger, rates, limit)
+    total = together(begun, waiting_of(ledger, rates))
     count = sum(counts[state] for state in WAITING_STATES)
     return Queue(files, count, total.steps, total.seconds, total.estimated)
 

@@ -44,11 +44,18 @@ def programs() -> list[Program]:
     return found
 
 
-def query(what: str, columns: str) -> list[str]:
-    """Lines of `nvidia-smi --query-WHAT=COLUMNS`, without headings and units; none where it cannot be run."""
-    command = ["nvidia-smi", f"--query-{what}={columns}", "--format=csv,noheader,nounits"]
+def query(what: str, columns: str, seconds: float = SECONDS, index: str | None = None) -> list[str]:
+    """Lines of `nvidia-smi --query-WHAT=COLUMNS`, without headings and units; none where it cannot be run.
+
+    Args:
+        what, columns: as it names them.
+        seconds: after so long it is given up.
+        index: number or UUID of the one GPU to be asked about; all, if not given.
+    """
+    which = [] if index is None else ["-i", index]
+    command = ["nvidia-smi", *which, f"--query-{what}={columns}", "--format=csv,noheader,nounits"]
     with suppress(OSError, subprocess.SubprocessError):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=True)
         return [line for line in done.stdout.splitlines() if line.strip()]
     return []
 

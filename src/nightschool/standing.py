@@ -64,6 +64,12 @@ def standing(layout: Layout) -> Standing:
     Raises:
         SettingsError: the file cannot be used, and no machine runs that goes by an earlier one.
     """
+    with Ledger.open(layout.ledger) as ledger:
+        return standing_of(layout, ledger)
+
+
+def standing_of(layout: Layout, ledger: Ledger) -> Standing:
+    """The same from a ledger that is open."""
     running = durable.holder(layout.supervisor_lock) is not None
     problem = None
     try:
@@ -74,10 +80,9 @@ def standing(layout: Layout) -> Standing:
             raise
         problem, loaded, raw = str(error), inforce.read(layout), {}
     force = inforce.read(layout) if running else loaded
-    with Ledger.open(layout.ledger) as ledger:
-        if running:
-            problem = ledger.machine.get(SETTINGS_PROBLEM) or problem
-        recipe = _in_training(ledger)
+    if running:
+        problem = ledger.machine.get(SETTINGS_PROBLEM) or problem
+    recipe = _in_training(ledger)
     return Standing(list(_rows(loaded, force, raw, recipe, lost=bool(problem and not raw))), problem)
 
 

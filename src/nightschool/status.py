@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from nightschool import durable, forecast, pausing
-from nightschool.ledger import CheckpointRow, Ledger
+from nightschool.ledger import CheckpointRow, EntryRow, Ledger
 from nightschool.ledger.files import WAITING_STATES
 from nightschool.ledger.machine import SETTINGS_PROBLEM
 from nightschool.workspace import Layout
+
+WaitingOf = Callable[[Ledger, forecast.Rates], forecast.Work]
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,18 @@ class Status:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far the file in training is: `step` of its `steps`; 0 and 0 where there is none.
+
+    `seconds`: time to its end; None where it is not known.
+    """
+
+    step: int
+    steps: int
+    seconds: float | None
+
+
 def read_status(layout: Layout) -> Status:
     """The status of a workspace.
 
@@ -88,8 +103,13 @@ def read_status(layout: Layout) -> Status:
         return status_of(layout, ledger)
 
 
-def status_of(layout: Layout, ledger: Ledger) -> Status:
-    """The same from a ledger that is open. Raises StorageError where it cannot be read."""
+def status_of(layout: Layout, ledger: Ledger, waiting_of: WaitingOf = forecast.work_waiting) -> Status:
+    """The same from a ledger that is open. Raises StorageError where it cannot be read.
+
+    Args:
+        layout, ledger: the workspace.
+        waiting_of: gives what all waiting files take; whoever asks often may remember it, for it looks at all of them.
+    """
     pid = durable.holder(layout.supervisor_lock)
     told = ledger.machine.all()
     counts = ledger.files.counts()
@@ -97,7 +117,7 @@ def status_of(layout: Layout, ledger: Ledger) -> Status:
     done = forecast.steps_done(ledger)
     newest = ledger.checkpoints.newest()
     rates = forecast.read_rates(ledger, told)
-    waiting = forecast.work_waiting(ledger, rates)
+    waiting = waiting_of(ledger, rates)
     everything = forecast.together(forecast.work_begun(ledger, rates, told), waiting)
     current = _current_file(ledger, done)
     word, reason, since = _state(told.get("state") or {}, running=pid is not None)
@@ -128,8 +148,22 @@ def status_of(layout: Layout, ledger: Ledger) -> Status:
         catching_up=told.get("serving"),
         settings_problem=told.get(SETTINGS_PROBLEM) if pid is not None else None,
         metrics=told.get("metrics") if pid is not None else None,
-        page=(told.get("page") or {}).get("url") if pid is not None else None,
+        page=None if durable.holder(layout.page_lock) is None else (told.get("page") or {}).get("url"),
     )
+
+
+def progress_of(status: Status, unfinished: Sequence[tuple[EntryRow, int]], trainer: Mapping[str, Any]) -> Progress:
+    """How far the file in training is.
+
+    Args:
+        status: what the machine does.
+        unfinished: `ledger.entries.unfinished(status.step)`.
+        trainer: what the trainer tells of itself: the machine row of that name.
+    """
+    entry, left = unfinished[0] if unfinished else (None, 0)
+    length = entry.stop - entry.start if entry else 0
+    live = status.state == "training" and trainer.get("phase") == "training"
+    return Progress(length - left, length, _finite(trainer.get("seconds_left")) if live else None)
 
 
 def _current_file(ledger: Ledger, done: int) -> str | None:

@@ -100,3 +100,13 @@ def test_what_the_running_machine_goes_by_is_shown(here: Run, layout: Layout) ->
         assert "It is broken." in here("status").out
     assert here("settings").code == 3, "nothing runs: it has to be put right before anything can"
     assert here("status", "--json").json["settings_problem"] is None
+
+
+def test_a_file_that_a_running_machine_refuses_gives_no_rates_either(here: Run, training: Layout) -> None:
+    inforce.accept(training, training.settings_file.read_bytes())
+    write(training, learning_rate="5e-5", seed="7")
+    with durable.Lock(training.supervisor_lock, "a machine"):
+        found = here("settings", "--now")
+    assert found.code == 3
+    assert "training.seed 42 → 7 (new run): that is fixed for a run, so nothing in the file is taken" in found.err
+    assert not asked(training)

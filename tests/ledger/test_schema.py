@@ -11,7 +11,7 @@ import pytest
 
 from nightschool import __version__
 from nightschool.errors import StorageError, WorkspaceError
-from nightschool.ledger import EntryRow, Ledger, schema
+from nightschool.ledger import EntryRow, Ledger, StepRow, schema
 from nightschool.ledger.database import Database, utc_now
 from nightschool.ledger.schema import MIGRATIONS, Migration
 
@@ -180,3 +180,60 @@ def test_f6_a_ledger_of_the_first_version_keeps_its_entries(path: Path) -> None:
         assert [row.position for row in ledger.entries.of_file(9)] == [1]
         assert ledger.entries.append([(3, "c", 1), (4, "d", 2)], "{}", 1) == 2
         assert migrations(ledger)[-1][0] == MIGRATIONS[-1].version
+
+
+def _of_version_three(path: Path, rows: int) -> None:
+    """Version 3 had the loss alone in its buckets; what they held does not matter, since they are made anew."""
+    database = Database(path, utc_now, may_create=True)
+    schema.install(database, MIGRATIONS[:3])
+    database.write_many(
+        "INSERT INTO steps VALUES (?, 0, ?, 1e-4, 0.5, 100, 80, 0.25, '')",
+        ((number, 1.0 + number % 7) for number in range(1, rows + 1) if not 5000 < number < 30_000),
+    )
+    database.write("INSERT INTO step_buckets VALUES (64, 0, 1, 0, 1.0, 1.0, 1.0, 1, 1)")
+    database.close()
+
+
+def test_f6_a_ledger_of_version_three_gets_buckets_that_equal_those_of_a_new_one(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    _of_version_three(tmp_path / "old.db", 31_000)
+    with Ledger.open(tmp_path / "old.db") as migrated:
+        rows = [row for page in migrated.steps.losses() for row in page]
+        assert len(rows) == migrated.steps.count() == 6001
+        ledger.steps.record(rows)
+        for span in (64, 4096):
+            made = migrated.steps.buckets(span, limit=1000)
+            assert made == ledger.steps.buckets(span, limit=1000)
+            assert sum(row.tokens for row in made) == 600_100
+        assert migrated.steps.revision() == 0
+        migrated.steps.record([StepRow(31_001, 0, 1.0, 1e-4, 0.5, 100, 80, 0.25)])
+
+
+def test_control_buckets_are_wrong_where_the_migration_leaves_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _of_version_three(tmp_path / "old.db", 100)
+    statements = (*MIGRATIONS[:3], Migration(4, "no buckets", MIGRATIONS[3].statements), *MIGRATIONS[4:])
+    monkeypatch.setattr(schema, "MIGRATIONS", statements)
+    with Ledger.open(tmp_path / "old.db") as migrated:
+        assert migrated.steps.count() == 0
+
+
+def test_a_migration_that_fails_in_python_changes_nothing(
+    ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(database: Database) -> None:
+        assert database.value("SELECT count(*) FROM notes") == 0
+        raise StorageError("full")
+
+    ledger.close()
+    monkeypatch.setattr(
+        schema, "MIGRATIONS", (*MIGRATIONS, Migration(SECOND.version, "fails", SECOND.statements, fail))
+    )
+    with pytest.raises(StorageError, match="full"):
+        Ledger.open(path)
+    monkeypatch.undo()
+    with Ledger.open(path) as still:
+        assert migrations(still)[-1][0] == MIGRATIONS[-1].version
+        assert connection(still).execute("SELECT name FROM sqlite_master WHERE name = 'notes'").fetchall() == []

@@ -27,42 +27,60 @@ CUT = st.tuples(st.just("cut"), st.integers(-1, 9100))
 CHANGES = st.lists(st.one_of(RECORD, RECORD, CUT), max_size=12)
 
 
-def play(ledger: Ledger, changes: list[Any]) -> dict[int, float]:
-    """Do the changes, and return which losses must be there afterwards."""
-    wanted: dict[int, float] = {}
+def varied(number: int, loss: float) -> StepRow:
+    """A row whose other columns follow from its number: some of them no numbers, some nonsense."""
+    odd = number % 17
+    seconds = {3: math.nan, 4: math.inf, 5: -1.0, 6: 1e300}.get(odd, number % 13 / 7)
+    norm = {1: math.nan, 2: -math.inf, 7: 1e308, 8: 1.7e308}.get(odd, number % 19 / 3)
+    rate = math.nan if odd == 9 else 1e-4 / (1 + number % 5)
+    return StepRow(number, 0, loss, rate, norm, number * 7 % 1000, 80, seconds)
+
+
+def play(ledger: Ledger, changes: list[Any]) -> dict[int, StepRow]:
+    """Do the changes, and return which rows must be there afterwards."""
+    wanted: dict[int, StepRow] = {}
     for change in changes:
         if change[0] == "record":
             _, first, losses, stride = change
-            rows = [step(first + at * stride, loss) for at, loss in enumerate(losses)]
+            rows = [varied(first + at * stride, loss) for at, loss in enumerate(losses)]
             ledger.steps.record(rows)
-            wanted.update((row.step, row.loss) for row in rows)
+            wanted.update((row.step, row) for row in rows)
         else:
             ledger.steps.delete_after(change[1])
-            wanted = {number: loss for number, loss in wanted.items() if number <= change[1]}
+            wanted = {number: row for number, row in wanted.items() if number <= change[1]}
     return wanted
 
 
-def rolled_up(losses: dict[int, float]) -> Iterator[BucketRow]:
+def rolled_up(rows: dict[int, StepRow]) -> Iterator[BucketRow]:
     """The buckets, computed from nothing but the rows."""
-    sums: dict[int, float] = {}
+    sums: dict[int, tuple[float, float]] = {}
     for span in (64, 4096):
-        for bucket in sorted({number // span for number in losses}):
-            inside = {number: loss for number, loss in losses.items() if number // span == bucket}
-            finite = [loss for loss in inside.values() if math.isfinite(loss)]
-            parts = finite if span == 64 else [sums[small] for small in sorted(sums) if small // 64 == bucket]
-            total = exact_sum(parts)
+        for bucket in sorted({number // span for number in rows}):
+            inside = [rows[number] for number in sorted(rows) if number // span == bucket]
+            losses = [row.loss for row in inside if math.isfinite(row.loss)]
+            norms = [row.grad_norm for row in inside if math.isfinite(row.grad_norm)]
+            times = [min(max(row.seconds, 0), 1e6) for row in inside if math.isfinite(row.seconds)]
+            within = [sums[small] for small in sorted(sums) if small // 64 == bucket]
+            parts = (losses, norms) if span == 64 else ([one for one, _ in within], [one for _, one in within])
+            loss_sum, norm_sum = map(exact_sum, parts)
             if span == 64:
-                sums[bucket] = total
+                sums[bucket] = (loss_sum, norm_sum)
             yield BucketRow(
-                span,
-                bucket,
-                len(finite),
-                len(inside) - len(finite),
-                min(finite, default=None),
-                max(finite, default=None),
-                total,
-                min(inside),
-                max(inside),
+                level=span,
+                bucket=bucket,
+                count=len(losses),
+                bad=len(inside) - len(losses),
+                loss_min=min(losses, default=None),
+                loss_max=max(losses, default=None),
+                loss_sum=loss_sum,
+                first=inside[0].step,
+                last=inside[-1].step,
+                tokens=sum(row.tokens for row in inside),
+                micros=sum(round(seconds * 1e6) for seconds in times),
+                norm_count=len(norms),
+                norm_max=max(norms, default=None),
+                norm_sum=norm_sum,
+                learning_rate=None if math.isnan(inside[-1].learning_rate) else inside[-1].learning_rate,
             )
 
 
@@ -82,8 +100,11 @@ def test_buckets_equal_a_recomputation_after_any_changes(ledger: Ledger, changes
     wanted = play(ledger, changes)
     rows = [row for page in ledger.steps.losses(page=37) for row in page]
     assert [row.step for row in rows] == sorted(wanted)
-    assert all(row.loss == wanted[row.step] or math.isnan(row.loss + wanted[row.step]) for row in rows)
+    assert all(repr(row) == repr(wanted[row.step]) for row in rows)
     assert ledger.steps.count() == len(wanted)
+    assert stored(ledger) == list(rolled_up(wanted))
+    with ledger.transaction():
+        buckets.make_all(ledger._database)
     assert stored(ledger) == list(rolled_up(wanted))
 
 
@@ -145,6 +166,22 @@ def test_a_step_done_again_replaces_its_row(ledger: Ledger) -> None:
     assert [row.loss for row in ledger.steps.range(0, 9)] == [3.0, 1.0]
     assert ledger.steps.delete_after(1) == 1
     assert ledger.steps.delete_after(1) == 0
+
+
+def test_the_revision_tells_whether_what_was_read_still_holds(ledger: Ledger) -> None:
+    before = ledger.steps.revision()
+    ledger.steps.record([step(3), step(4)])
+    ledger.steps.record([step(9)])
+    assert ledger.steps.delete_after(9) == 0
+    assert ledger.steps.revision() == before
+    for change in (
+        lambda: ledger.steps.record([step(9, 2.0), step(10)]),
+        lambda: ledger.steps.record([step(5)]),
+        lambda: ledger.steps.delete_after(9),
+    ):
+        change()
+        assert ledger.steps.revision() > before
+        before = ledger.steps.revision()
 
 
 def test_an_empty_curve(ledger: Ledger) -> None:

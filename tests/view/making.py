@@ -6,8 +6,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from nightschool.hardware import Hardware
 from nightschool.status import Status
-from nightschool.view.hardware import Hardware
 from nightschool.view.model import View, Waiting
 
 AT = datetime(2026, 11, 24, 22, 30, tzinfo=UTC)

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 from datetime import UTC, datetime
-from pathlib import Path
 
-import pytest
-
+from nightschool.hardware import Hardware
 from nightschool.ledger import Arrival, Ledger, StepRow
-from nightschool.view import hardware, model
-from nightschool.view.hardware import Hardware
+from nightschool.view import model
 from nightschool.workspace import Layout
 
 NOW = datetime(2026, 11, 24, 22, 0, tzinfo=UTC)
@@ -68,30 +64,3 @@ def test_the_number_of_waiting_files_that_are_read_is_bounded(layout: Layout) ->
     with Ledger.open(layout.ledger) as ledger:
         ledger.files.arrive([Arrival(f"{n}.jsonl", f"/gone/{n}") for n in range(200)])
     assert len(model.Reader(layout).read(NOW, Hardware()).next) == model.NEXT
-
-
-def test_memory_of_a_process(tmp_path: Path) -> None:
-    found = hardware.resident(os.getpid())
-    assert found is not None
-    assert found > 1_000_000
-    assert hardware.resident(7, tmp_path) is None
-
-
-@pytest.mark.parametrize(
-    ("said", "found"),
-    [("512, 81559\n", (512 << 20, 81559 << 20)), ("[N/A], [N/A]\n", None), ("", None), ("No devices were found", None)],
-)
-def test_what_the_gpu_tool_says(said: str, found: tuple[int, int] | None) -> None:
-    assert hardware.gpu_memory(said) == found
-
-
-def test_the_gpu_tool_is_asked_seldom(layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text(f"#!/bin/sh\necho x >> {tmp_path}/asked\necho 1, 2\n")
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    now = 0.0
-    probe = hardware.Probe(layout, clock=lambda: now)
-    for now in (0.0, 1.0, hardware.GPU_SECONDS - 1, hardware.GPU_SECONDS):  # noqa: B007
-        assert probe.look().gpu_total == 2 << 20
-    assert (tmp_path / "asked").read_text() == "x\nx\n"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from nightschool.api.opened import Opened
+from nightschool.errors import SettingsError
 
 if TYPE_CHECKING:
     from nightschool.forecast import Queue
@@ -45,11 +46,18 @@ class Line(Opened):
         """Let the file in training go on with the settings as they are now, where they do not decide its steps.
 
         Raises:
-            SettingsError: the settings file cannot be used, or all that differs is for the next file.
+            SettingsError: the settings file cannot be used, or all that differs is for the next file or a new run.
         """
-        from nightschool import ordering
+        from nightschool import durable, inforce, ordering
+        from nightschool.settings.changes import changes
 
         settings = self.settings
+        if durable.holder(self.layout.supervisor_lock) is not None:
+            # A running machine takes the file as a whole or not at all, and so does this.
+            fixed = [change for change in changes(inforce.read(self.layout), settings) if change.kind == "run"]
+            if fixed:
+                names = ", ".join(map(str, fixed))
+                raise SettingsError(f"{names}: that is fixed for a run, so nothing in the file is taken. Put it back.")
         with self.ledger() as ledger:
             return ordering.resettle(ledger, settings)
 

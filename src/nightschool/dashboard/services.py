@@ -5,6 +5,7 @@ from __future__ import annotations
 from nightschool.api import Workspace
 from nightschool.dashboard.hands import Hands
 from nightschool.dashboard.jobs import Jobs
+from nightschool.dashboard.live import Live
 from nightschool.dashboard.previewing import Previews
 from nightschool.dashboard.reader import Reader
 from nightschool.dashboard.staged import Uploads
@@ -12,12 +13,18 @@ from nightschool.workspace import Layout
 
 
 class Services:
-    """One of each, for all requests."""
+    """One of each, for all requests.
 
-    def __init__(self, layout: Layout) -> None:
+    Args:
+        layout: the workspace.
+        streams: live streams at once, at most.
+    """
+
+    def __init__(self, layout: Layout, *, streams: int = 100) -> None:
         self.layout = layout
         self.workspace = Workspace(layout)
         self.reader = Reader(layout)
+        self.live = Live(layout, self.reader, streams=streams)
         self.hands = Hands("acts")
         self.planning = Hands("plans")
         self.jobs = Jobs()
@@ -26,6 +33,7 @@ class Services:
 
     def close(self) -> None:
         """Let go of all."""
+        self.live.close()
         self.reader.close()
         for one in (self.hands, self.planning, self.jobs, self.uploads):
             one.close()

@@ -69,6 +69,13 @@ class Events(Struct, kw_only=True):
     next: int | None
 
 
+class EventsQuery(Struct, kw_only=True):
+    """At most `limit` events after the one with number `after`; without it, the newest ones."""
+
+    after: Annotated[int, Meta(ge=0, le=2**62)] | None = None
+    limit: Annotated[int, Meta(ge=1, le=500)] = 200
+
+
 # --- the curve ---------------------------------------------------------------------------------------------------
 
 
@@ -330,7 +337,10 @@ class File(Struct, kw_only=True):
 
 
 class Files(Struct, kw_only=True):
-    """A page of files. `next`: ask with `before` set to it for more. `counts`: files by state, of all."""
+    """A page of files. `next`: ask with `before` set to it for more. `counts`: files by state, of all.
+
+    A search looks at so many names and no more: the page may hold few files, or none, and yet have a `next`.
+    """
 
     files: list[File]
     next: int | None
@@ -356,8 +366,10 @@ class Learnt(Struct, kw_only=True):
 
 
 class FileDetail(Struct, kw_only=True):
-    """All that is known of a file. `what_to_do` is for one that was not learned. `archive` and `rejected` are paths in
-    the workspace. `settings` are those that came with it.
+    """All that is known of a file. `what_to_do` is for one that was not learned. `settings` came with it.
+
+    `archive` and `rejected` are paths in the workspace; of a file that was left where it was only a `.why.txt` lies
+    there.
     """
 
     file: File
@@ -546,14 +558,17 @@ class LogQuery(Struct, kw_only=True):
 
 
 class LogLine(Struct, kw_only=True):
-    """A line, and the byte of the file at which it begins."""
+    """A line, and the byte of the log at which it begins: of all log files, the oldest first."""
 
     at: int
     text: str
 
 
 class Log(Struct, kw_only=True):
-    """Lines in order. `before`: ask with it for older ones; null where there are none."""
+    """Lines in order. `before`: ask with it for older ones; null where there are none.
+
+    A search looks at so many bytes and no more: there may be few lines, or none, and yet a `before`.
+    """
 
     lines: list[LogLine]
     before: int | None

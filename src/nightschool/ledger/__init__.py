@@ -4,6 +4,7 @@
     schema.py       the recorded migrations
     ledger.py       `Ledger`, which opens the file and holds one object per table family
     files.py        what was dropped, and how far each file has come     order.py   natural name order
+    filerows.py     its table, and single rows of it                     arrivals.py, moves.py  what changes them
     entries.py      the ordered list of what was trained                 steps.py   one row per optimizer step
     checkpoints.py  what was saved, and what became of it                buckets.py rolled-up steps for long curves
     boundaries.py   proof that state was carried from file to file       holdouts.py loss on rows never trained on

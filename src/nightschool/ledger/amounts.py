@@ -21,6 +21,18 @@ class Waiting(NamedTuple):
     bytes: int
 
 
+class Ready(NamedTuple):
+    """Prepared files that wait, with one number of epochs of their own: what a pass over all of them takes.
+
+    `sequences` are those of small files, which are gathered; `steps` those of the others, each for itself.
+    """
+
+    epochs: int | None
+    tokens: int
+    sequences: int
+    steps: int
+
+
 class Amounts:
     """Sums over the tables of files and entries. Nothing is written here."""
 
@@ -76,6 +88,30 @@ class Amounts:
                         totals[ending, epochs] = (files + found[2 * n], size + int(found[2 * n + 1]))
         return [Waiting(ending, epochs, *counts) for (ending, epochs), counts in totals.items() if counts[0]]
 
+    def ready_for(self, batch: int, gather: int) -> list[Ready]:
+        """How much waits that is prepared, by the files' own number of epochs.
+
+        Args:
+            batch: sequences of a step.
+            gather: files with fewer rows are small.
+        """
+        sums = (
+            "total(tokens), total(sequences) FILTER (WHERE coalesce(rows_good, 0) < :gather), "
+            "total((sequences + :batch - 1) / :batch) FILTER (WHERE coalesce(rows_good, 0) >= :gather)"
+        )
+        totals: dict[int | None, tuple[int, int, int]] = {}
+        for after, last in self._slices("ready"):
+            where = "FROM files INDEXED BY files_state WHERE state = 'ready' AND id > :after AND id <= :last"
+            values = {"batch": batch, "gather": gather, "after": after, "last": last}
+            rows = [(None, *row) for row in self._database.rows(f"SELECT {sums} {where} AND options = '{{}}'", values)]
+            rows += self._database.rows(
+                f"SELECT json_extract(options, '$.epochs'), {sums} {where} AND options <> '{{}}' GROUP BY 1", values
+            )
+            for epochs, *found in rows:
+                before = totals.get(epochs, (0, 0, 0))
+                totals[epochs] = (before[0] + int(found[0]), before[1] + int(found[1]), before[2] + int(found[2]))
+        return [Ready(epochs, *counts) for epochs, counts in totals.items()]
+
     def _slices(self, state: str) -> Iterator[tuple[int, int]]:
         """Ranges (after, last] of ids that together hold all files of a state, few enough for a quick look at each."""
         after = 0
@@ -90,10 +126,6 @@ class Amounts:
                 return
             yield after, found[0]
             after = found[0]
-
-    def steps_given(self) -> int:
-        """Steps of all that was begun, done or not."""
-        return int(self._database.value("SELECT coalesce(sum(stop - start), 0) FROM entries"))
 
     def prepared_names(self) -> set[str]:
         """The prepared folders that a file still needs: one that waits, is trained or was, or has an entry."""

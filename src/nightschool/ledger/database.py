@@ -109,6 +109,11 @@ class Database:
         """The present time as UTC ISO 8601 with milliseconds, from the clock that was passed in."""
         return self._clock().astimezone(UTC).isoformat(timespec="milliseconds")
 
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a change is under way on this connection, which may yet be taken back."""
+        return self._connection.in_transaction
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Everything inside is committed together, or not at all. Inside another `transaction()` it joins that one.

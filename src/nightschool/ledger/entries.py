@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
 
-from nightschool.ledger.database import Database
+from nightschool.ledger.database import PAGE, Database, page_size
 
 SCHEMA = (
     """CREATE TABLE entries (
@@ -64,11 +64,22 @@ class EntryRow:
         return tuple(file_id for file_id, _, _ in self.parts)
 
 
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How long an entry is, and what on, without its recipe: `file` is the first of so many `files`."""
+
+    position: int
+    steps: int
+    file: int
+    files: int
+
+
 class Entries:
     """The tables `entries` and `entry_parts`. Only the process that trains, or repairs, writes to them."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._summed = (0, -1, 0)
 
     def append(
         self, parts: Sequence[Part], recipe: str, steps_total: int, start: int = 0, stop: int | None = None
@@ -101,6 +112,21 @@ class Entries:
         found = self._select("ORDER BY position DESC LIMIT 1", ())
         return found[0] if found else None
 
+    def extents(self, after: int = -1, limit: int = PAGE) -> list[Extent]:
+        """How long the entries after position `after` are, in order; at most `limit` of them."""
+        rows = self._database.rows(
+            "SELECT position, stop - start, (SELECT file_id FROM entry_parts p WHERE p.position = e.position AND "
+            "part = 0), (SELECT count(*) FROM entry_parts p WHERE p.position = e.position) FROM entries e "
+            "WHERE position > ? ORDER BY position LIMIT ?",
+            (after, page_size(limit)),
+        )
+        return [Extent(*row) for row in rows]
+
+    def file_ids(self, position: int) -> tuple[int, ...]:
+        """The files of the entry at `position`, in order; none where there is no such entry."""
+        rows = self._database.rows("SELECT file_id FROM entry_parts WHERE position = ? ORDER BY part", (position,))
+        return tuple(row[0] for row in rows)
+
     def of_file(self, file_id: int) -> list[EntryRow]:
         """The entries that a file is in, in order."""
         where = "WHERE position IN (SELECT position FROM entry_parts WHERE file_id = ?) ORDER BY position"
@@ -108,7 +134,7 @@ class Entries:
 
     def unfinished(self, done: int) -> list[tuple[EntryRow, int]]:
         """The entries that end behind step `done`, in order, each with the number of its steps still to be done."""
-        total = int(self._database.value("SELECT coalesce(sum(stop - start), 0) FROM entries"))
+        total = self.steps()
         last = self.last()
         position = last.position if last else -1
         found: list[tuple[EntryRow, int]] = []
@@ -118,6 +144,34 @@ class Entries:
             found.append((entry, min(steps, total - done)))
             total, position = total - steps, position - 1
         return found[::-1]
+
+    def steps(self) -> int:
+        """Steps of all entries together, done or not.
+
+        Whoever asks every second must not read a hundred thousand entries each time: only what came since is.
+        """
+        revision, last, before = self._summed
+        # What is read within a transaction may never come about.
+        settled = not self._database.in_transaction
+        if settled and revision != self.revision():
+            revision, last, before = self.revision(), -1, 0
+        first = last if settled else -1
+        found = self._database.rows(
+            "SELECT (SELECT revision FROM entries_revision), coalesce(max(position), ?), "
+            "coalesce(sum(stop - start), 0) FROM entries WHERE position > ?",
+            (first, first),
+        )[0]
+        if not settled:
+            return int(found[2])
+        if found[0] != revision:
+            return self.steps()
+        self._summed = (revision, found[1], before + found[2])
+        return self._summed[2]
+
+    def steps_between(self, first: int, stop: int) -> int:
+        """Steps of the entries at positions `first` up to, not including, `stop`: a few ten thousand at once."""
+        sql = "SELECT coalesce(sum(stop - start), 0) FROM entries WHERE position >= ? AND position < ?"
+        return int(self._database.value(sql, (first, stop)))
 
     def replace_all(self, rows: Sequence[EntryRow]) -> None:
         """Make `rows` the whole list, in their order, in one transaction. Positions are given anew from 0."""

@@ -60,6 +60,10 @@ class Events:
         )
         return self._from_sql(rows)
 
+    def newest(self) -> int:
+        """The number of the newest event; 0 before the first."""
+        return int(self._database.value("SELECT coalesce(max(id), 0) FROM events"))
+
     def prune(self, keep: int = KEEP) -> int:
         """Remove a bounded portion of what is older than the newest `keep`; returns how many rows went.
 
@@ -67,8 +71,7 @@ class Events:
         """
         kept = ", ".join("?" * len(NEVER_PRUNED))
         old = f"SELECT id FROM events WHERE id <= ? AND kind NOT IN ({kept}) ORDER BY id LIMIT {PRUNE_PORTION}"
-        newest = int(self._database.value("SELECT coalesce(max(id), 0) FROM events"))
-        bound = (newest - keep, *NEVER_PRUNED)
+        bound = (self.newest() - keep, *NEVER_PRUNED)
         # Looked at first: nearly always there is nothing, and that needs no transaction.
         if bound[0] <= 0 or not self._database.rows(old, bound):
             return 0

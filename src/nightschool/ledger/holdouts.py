@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from operator import attrgetter
 
-from nightschool.ledger.database import Database
+from nightschool.ledger.database import Database, encode, page_size
 
 SCHEMA = (
     """CREATE TABLE holdouts (
@@ -53,6 +53,14 @@ class Holdouts:
     def of_files(self, first: int, last: int) -> dict[int, HoldoutRow]:
         """By file id, the newest measurement of each file with an id from `first` to `last`."""
         found = self._database.rows(f"SELECT {_COLUMNS} FROM holdouts WHERE file_id BETWEEN ? AND ?", (first, last))
+        return {row.file_id: row for row in sorted((HoldoutRow(*row) for row in found), key=attrgetter("position"))}
+
+    def of(self, ids: Sequence[int]) -> dict[int, HoldoutRow]:
+        """By file id, the newest measurement of each of these files, of those that have one; at most a page of them."""
+        page_size(len(ids) or 1)
+        found = self._database.rows(
+            f"SELECT {_COLUMNS} FROM holdouts WHERE file_id IN (SELECT value FROM json_each(?))", (encode(list(ids)),)
+        )
         return {row.file_id: row for row in sorted((HoldoutRow(*row) for row in found), key=attrgetter("position"))}
 
     def delete_from(self, position: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from nightschool import __version__
@@ -15,11 +16,15 @@ APPLICATION_ID = 0x6E736368
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """The statements that lead from one version to the next. Never edited once released: add another instead."""
+    """The statements that lead from one version to the next. Never edited once released: add another instead.
+
+    `then` does what cannot be said in SQL, after them and in the same transaction.
+    """
 
     version: int
     name: str
     statements: tuple[str, ...]
+    then: Callable[[Database], None] | None = None
 
 
 MIGRATIONS: tuple[Migration, ...] = (
@@ -41,6 +46,9 @@ MIGRATIONS: tuple[Migration, ...] = (
     ),
     Migration(2, "entries over several files, hold-out losses", (*entries.SEVERAL_FILES, *holdouts.SCHEMA)),
     Migration(3, "files that are moved in the queue, or wait with the rest of their steps", files.MOVED),
+    Migration(
+        4, "tokens, time and gradient norms in the rolled-up steps", (*buckets.WIDER, *steps.REVISION), buckets.make_all
+    ),
 )
 
 
@@ -95,6 +103,8 @@ def _apply(database: Database, version: int, migrations: tuple[Migration, ...]) 
             continue
         for statement in migration.statements:
             database.write(statement)
+        if migration.then is not None:
+            migration.then(database)
         database.write(
             "INSERT INTO migrations (version, name, applied_at, applied_by) VALUES (?, ?, ?, ?)",
             (migration.version, migration.name, database.now(), __version__),

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from nightschool.ledger import buckets
-from nightschool.ledger.buckets import BucketRow
+from nightschool.ledger.buckets import BucketRow, Figures
 from nightschool.ledger.database import PAGE, Database, page_size
 
 LOST = "lost_steps"
@@ -18,6 +18,12 @@ SCHEMA = (
         step INTEGER PRIMARY KEY, entry INTEGER NOT NULL, loss REAL, learning_rate REAL, grad_norm REAL,
         tokens INTEGER NOT NULL, label_tokens INTEGER NOT NULL, seconds REAL, flags TEXT NOT NULL)""",
 )
+
+REVISION = (
+    "CREATE TABLE steps_revision (revision INTEGER NOT NULL)",
+    "INSERT INTO steps_revision VALUES (0)",
+)
+"""What format 4 added: whoever keeps what was read of the steps can see whether it still holds."""
 
 _COLUMNS = "step, entry, loss, learning_rate, grad_norm, tokens, label_tokens, seconds, flags"
 
@@ -54,6 +60,8 @@ class Steps:
         if any(row.step < 0 for row in rows):
             raise ValueError("step numbers start at 0")
         with self._database.transaction():
+            if min(row.step for row in rows) <= self._newest():
+                self._revise()
             self._database.write_many(
                 f"INSERT OR REPLACE INTO steps ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", map(_to_sql, rows)
             )
@@ -63,8 +71,17 @@ class Steps:
         """Remove every row after `step`, for a cut or a repair, and return how many there were."""
         with self._database.transaction():
             removed = self._database.write("DELETE FROM steps WHERE step > ?", (step,)).rowcount
+            if removed:
+                self._revise()
             buckets.drop_after(self._database, step)
         return removed
+
+    def revision(self) -> int:
+        """A number that goes up whenever rows are removed or replaced, or come in between.
+
+        Steps that are added behind the last one leave it.
+        """
+        return int(self._database.value("SELECT revision FROM steps_revision"))
 
     def last(self) -> StepRow | None:
         """The row with the highest step number, or None before the first step."""
@@ -78,6 +95,10 @@ class Steps:
             (first, last, page_size(limit)),
         )
         return [_from_sql(row) for row in rows]
+
+    def figures(self, first: int, last: int, limit: int = PAGE) -> list[Figures]:
+        """What buckets are made from, of the steps `first` to `last`, in order; at most `limit` of them."""
+        return buckets.figures(self._database, first, last, page_size(limit))
 
     def losses(self, after: int = -1, page: int = PAGE) -> Iterator[list[StepRow]]:
         """Every row after step `after`, in order, in pages of up to `page` rows. Between two pages no lock is held."""
@@ -101,9 +122,21 @@ class Steps:
         firsts = range(after + 1, last + 1, portion)
         return sum(int(self._database.value(sql, (first, min(first + portion - 1, last)))) for first in firsts)
 
+    def time(self, first: int, last: int) -> tuple[int, float]:
+        """Tokens and seconds of the steps `first` to `last`, both included: a few ten thousand at once."""
+        sql = "SELECT coalesce(sum(tokens), 0), total(seconds) FROM steps WHERE step BETWEEN ? AND ?"
+        tokens, seconds = self._database.rows(sql, (first, last))[0]
+        return int(tokens), float(seconds)
+
     def count(self) -> int:
         """How many rows there are. Read from the buckets: counting a million rows would hold the lock for too long."""
         return buckets.count(self._database)
+
+    def _newest(self) -> int:
+        return int(self._database.value("SELECT coalesce(max(step), -1) FROM steps"))
+
+    def _revise(self) -> None:
+        self._database.write("UPDATE steps_revision SET revision = revision + 1")
 
 
 def _to_sql(row: StepRow) -> tuple[object, ...]:

@@ -54,6 +54,21 @@ def due(now: datetime, at: str, done: Mapping[date, str]) -> Due | None:
     return Due(day, why)
 
 
+def comes(now: datetime, at: str, done: Mapping[date, str] | None) -> datetime | None:
+    """When the next snapshot is due, on the wall clock of `now`; in the past where it is due already.
+
+    Args:
+        now: the wall clock where the machine stands, with its zone.
+        at: HH:MM, or "" for never: then it is None.
+        done: the dates that are settled; None before the machine has run for the first time.
+    """
+    if not at:
+        return None
+    wanted = due(now, at, first(now, at) if done is None else done)
+    day = wanted.date if wanted else stands_for(now, time.fromisoformat(at)) + DAY
+    return datetime.combine(day, time.fromisoformat(at), tzinfo=now.tzinfo)
+
+
 def first(now: datetime, at: str) -> dict[date, str]:
     """What is settled when a workspace runs for the first time: nothing is due before the next `at`."""
     return {stands_for(now, time.fromisoformat(at)): FIRST} if at else {}

@@ -141,14 +141,25 @@ def _replaced(ledger: Ledger, file: int) -> int | None:
     return ledger.files.get(file).options.get("replaces")
 
 
+def can_undo(layout: Layout, ledger: Ledger) -> bool:
+    """Whether there is a last rollback or forgetting of which enough is left to take it back."""
+    return _kept_by(layout, ledger.machine.get(LAST_CUT)) is not None
+
+
+def _kept_by(layout: Layout, last: dict[str, Any] | None) -> Path | None:
+    """The copy of the ledger that the last cut left, if it is still there. `last` is the machine row LAST_CUT."""
+    copy = layout.undone / str(last["undone"]) / states.LEDGER if last else None
+    return copy if copy is not None and copy.is_file() else None
+
+
 def _before_last_cut(
     layout: Layout, ledger: Ledger, ours: list[Entry], root: dict[str, Any]
 ) -> tuple[Saved | None, list[Entry], dict[int, tuple[State, str]], dict[int, str]]:
     """The newest whole state on the way to where the run stood before the last cut, the curriculum then, what was out
     of it then, of what that cut brought in, and of which files the rest waited."""
     last = ledger.machine.get(LAST_CUT)
-    copy = layout.undone / str(last["undone"]) / states.LEDGER if last else None
-    if last is None or copy is None or not copy.is_file():
+    copy = _kept_by(layout, last)
+    if last is None or copy is None:
         raise CheckpointError("There is no rollback or forgetting that could be undone.")
     out: dict[int, tuple[State, str]] = {}
     with opened_copy(layout, copy) as past:

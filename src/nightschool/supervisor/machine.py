@@ -40,6 +40,7 @@ LEDGER_SECONDS = 0.5
 MISSING_SECONDS = 3.0
 ROTATE_SECONDS = 5.0
 PRUNE_SECONDS = 60.0
+METRICS_SECONDS = 60.0
 TRAINER_GRACE = 600.0
 INTAKE_GRACE = 20.0
 
@@ -175,6 +176,8 @@ class Supervisor:
                 self._missing(error)
         self._tend()
         self._decide()
+        if not self.stopping and self._due("metrics", METRICS_SECONDS):
+            self.metrics.again()
         if self._due("rotate", ROTATE_SECONDS):
             logs.rotate(self.layout.log_file, self.settings.log.max_megabytes, self.settings.log.keep)
         self._say_state()

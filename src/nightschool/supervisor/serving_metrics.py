@@ -71,6 +71,7 @@ class ServingMetrics:
         self._page = Cached(self._text, clock)
         self._server: _Server | None = None
         self._applied: tuple[str, int] | None = None
+        self._problem = ""
 
     @property
     def address(self) -> str | None:
@@ -93,6 +94,11 @@ class ServingMetrics:
         if ending is not None:
             ending.join(END_SECONDS)  # half a second; the port may be the one that is wanted again
         self._begin(*wanted)
+
+    def again(self) -> None:
+        """Try once more where it could not begin: an address may come up after the machine, as that of a tunnel."""
+        if self._server is None and self._applied is not None and self._applied[1]:
+            self._begin(*self._applied)
 
     def end(self) -> threading.Thread | None:
         """Stop serving; returns at once, with the thread that does it, if there is something to stop."""
@@ -117,12 +123,16 @@ class ServingMetrics:
             taken = "" if number == port else f" (port {port} could not be had: {_why(problem)})"
             self._say(f"Figures for Prometheus are at {self._server.url}{taken}.")
             self._note(self._server.url)
+            self._problem = ""
             return
-        self._say(
+        text = (
             f"No figures for Prometheus are served: {host} port {port} and those after it cannot be had "
-            f"({_why(problem)}). Set metrics.host and metrics.port."
+            f"({_why(problem)}). Set metrics.host and metrics.port; it is tried again each minute."
         )
-        self._note(None)
+        if text != self._problem:
+            self._say(text)
+            self._note(None)
+        self._problem = text
 
     def _text(self) -> bytes:
         with Ledger.open(self._layout.ledger) as ledger:

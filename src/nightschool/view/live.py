@@ -232,7 +232,7 @@ class _Reading:
     """The newest view, read at most once a second; with what kept it from being read where there was something."""
 
     def __init__(self, layout: Layout) -> None:
-        from nightschool.view.hardware import Probe
+        from nightschool.hardware import Probe
         from nightschool.view.model import Reader
 
         self._layout = layout

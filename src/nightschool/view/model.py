@@ -10,10 +10,10 @@ from datetime import datetime
 from itertools import pairwise
 
 from nightschool import forecast
+from nightschool.hardware import Hardware
 from nightschool.ledger import EntryRow, Ledger
 from nightschool.ledger.buckets import SMALL
-from nightschool.status import Status, status_of
-from nightschool.view.hardware import Hardware
+from nightschool.status import Status, progress_of, status_of
 from nightschool.workspace import Layout
 
 TREND = 24
@@ -98,12 +98,10 @@ class Reader:
             if self._next_at is None or now - self._next_at >= NEXT_SECONDS or key != self._next_for:
                 self._next = next_files(ledger, unfinished[1:])
                 self._next_at, self._next_for = now, key
-        entry, left = unfinished[0] if unfinished else (None, 0)
-        length = entry.stop - entry.start if entry else 0
-        live = status.state == "training" and told.get("phase") == "training"
+        progress = progress_of(status, unfinished, told)
         return View(
-            at=at, status=status, file_step=length - left, file_steps=length,
-            file_seconds=told.get("seconds_left") if live else None, trend=trend, trend_steps=over, next=self._next,
+            at=at, status=status, file_step=progress.step, file_steps=progress.steps,
+            file_seconds=progress.seconds, trend=trend, trend_steps=over, next=self._next,
             hardware=hardware, lines=tuple(lines),
         )  # fmt: skip
 

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from nightschool import durable
+from nightschool import durable, gpus
 from nightschool.errors import NightschoolError
 from nightschool.workspace import Layout
 
 GPU_SECONDS = 15.0
 """Between two questions to nvidia-smi: it takes up to a second of a processor."""
 GPU_PATIENCE = 5.0
-GPU_QUERY = ("--query-gpu=memory.used,memory.total", "--format=csv,noheader,nounits")
+GPU_COLUMNS = "memory.used,memory.total"
 
 
 @dataclass(frozen=True)
@@ -28,13 +27,14 @@ class Hardware:
     Attributes:
         trainer_bytes: resident memory of the trainer.
         gpu_used, gpu_total: memory of the GPU, that of all programs on it.
-        disk_free: room where the workspace lies.
+        disk_free, disk_total: room where the workspace lies.
     """
 
     trainer_bytes: int | None = None
     gpu_used: int | None = None
     gpu_total: int | None = None
     disk_free: int | None = None
+    disk_total: int | None = None
 
 
 class Probe:
@@ -57,11 +57,12 @@ class Probe:
         pid = None
         with suppress(NightschoolError):
             pid = durable.holder(self._layout.trainer_lock)
-        free = None
+        free = disk_total = None
         with suppress(OSError):
-            free = shutil.disk_usage(self._layout.root).free
+            disk = shutil.disk_usage(self._layout.root)
+            free, disk_total = disk.free, disk.total
         used, total = self._ask_gpu() or (None, None)
-        return Hardware(None if pid is None else resident(pid), used, total, free)
+        return Hardware(None if pid is None else resident(pid), used, total, free, disk_total)
 
     def _ask_gpu(self) -> tuple[int, int] | None:
         now = self._clock()
@@ -70,20 +71,14 @@ class Probe:
         self._gpu_at = now
         # The trainer takes the first of those that it may see.
         first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip() or "0"
-        try:
-            done = subprocess.run(
-                [self._tool, "-i", first, *GPU_QUERY], capture_output=True, text=True, timeout=GPU_PATIENCE, check=True
-            )
-            self._gpu = gpu_memory(done.stdout)
-        except (OSError, subprocess.SubprocessError):
-            self._gpu = None
+        self._gpu = gpu_memory(gpus.query("gpu", GPU_COLUMNS, GPU_PATIENCE, first))
         return self._gpu
 
 
-def gpu_memory(text: str) -> tuple[int, int] | None:
-    """Bytes used and in all, from a line of nvidia-smi's in MiB; None where it says something else."""
+def gpu_memory(lines: Sequence[str]) -> tuple[int, int] | None:
+    """Bytes used and in all, from the first of nvidia-smi's lines in MiB; None where it says something else."""
     try:
-        used, total = (int(part) << 20 for part in text.splitlines()[0].split(","))
+        used, total = (int(part) << 20 for part in lines[0].split(","))
     except (ValueError, IndexError):
         return None
     return used, total
@@ -96,3 +91,13 @@ def resident(pid: int, proc: Path = Path("/proc")) -> int | None:
     except (OSError, ValueError, IndexError):
         return None
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def memory(meminfo: Path = Path("/proc/meminfo")) -> tuple[int, int] | None:
+    """Bytes of this computer's memory that are taken, and all; None where nobody tells."""
+    try:
+        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
+        free, total = (int(lines[name].split()[0]) * 1024 for name in ("MemAvailable", "MemTotal"))
+    except (OSError, ValueError, KeyError, IndexError):
+        return None
+    return total - free, total

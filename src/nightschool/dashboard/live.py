@@ -1,0 +1,237 @@
+"""What happens, told as it happens: one look a second for all who watch, encoded once; none while nobody does."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
+
+import msgspec
+from sse_starlette import EventSourceResponse
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from nightschool.dashboard import beats
+from nightschool.dashboard.answers import trouble
+from nightschool.dashboard.beats import Beat, Message, Place
+from nightschool.dashboard.limits import LIVE
+from nightschool.dashboard.reader import Reader
+from nightschool.dashboard.shapes import Trouble
+from nightschool.errors import NightschoolError
+from nightschool.workspace import Layout
+
+LOOK_SECONDS = 1.0
+QUIET_SECONDS = 10.0
+"""`now` is told at least so often, so that who watches sees that it is watched."""
+COMMENT_SECONDS = 15
+KEPT = 64
+"""Looks that are kept for a stream that is slow; one that is further behind is told to ask again."""
+RETRY = b"retry: 2000\n\n"
+
+log = logging.getLogger("nightschool.page")
+
+
+class Live:
+    """Looks once a second while anyone watches, and keeps what it told for a minute.
+
+    A stream holds a number, nothing else: one that is not read costs a full buffer of its connection, and no lock.
+
+    Args:
+        layout: the workspace.
+        reader: reads the ledger.
+        streams: at once, at most.
+        pause: waits between two looks.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        reader: Reader,
+        *,
+        streams: int = 100,
+        pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        self._layout = layout
+        self._reader = reader
+        self._most = streams
+        self._pause = pause
+        self._kept: deque[bytes] = deque(maxlen=KEPT)
+        self._told = 0
+        """How many were ever told; the last of `_kept` has this number."""
+        self._news = asyncio.Event()
+        self._beat: Beat | None = None
+        self._quiet = 0.0
+        self._trouble: str | None = None
+        self._looking: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._catching_up: dict[tuple[Place, bool], asyncio.Future[bytes]] = {}
+        self._closed = False
+        self.watching = 0
+        self.looks = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether there are as many streams as there may be."""
+        return self.watching >= self._most
+
+    def tell(self, kind: str, data: msgspec.Struct) -> None:
+        """Tell everyone who watches at once. From any thread; who does not watch is not told."""
+        loop = self._loop
+        if loop is not None and self.watching and not self._closed:
+            with suppress(RuntimeError):  # the loop has just ended
+                loop.call_soon_threadsafe(self._add, encode([Message(kind, data)], None))
+
+    def close(self) -> None:
+        """End all streams."""
+        self._closed = True
+        self._news.set()
+        if self._looking is not None:
+            self._looking.cancel()
+
+    async def stream(self, after: Place | None, *, away: bool = False) -> AsyncIterator[bytes]:
+        """The messages, encoded, for someone who was told all up to `after`; None: who begins now.
+
+        Args:
+            after: the place that was told last.
+            away: the stream was broken meanwhile, and not begun with a page that had just been made.
+        """
+        self.watching += 1
+        self._loop = asyncio.get_running_loop()
+        try:
+            yield RETRY
+            at = self._told
+            if self._looking is None and not self._closed:
+                self._looking = asyncio.create_task(self._look_on())
+            while self._beat is None and not self._closed:
+                at, said = self._since(at)
+                if said:
+                    yield said
+                else:
+                    await self._news.wait()
+            if self._beat is not None:
+                # Both at one moment: what is told from here on follows upon this beat.
+                at, beat = self._told, self._beat
+                yield await self._caught_up(after, beat, away)
+            while not self._closed:
+                at, said = self._since(at)
+                if said:
+                    yield said
+                else:
+                    await self._news.wait()
+        finally:
+            self.watching -= 1
+
+    def _since(self, at: int) -> tuple[int, bytes]:
+        """All that was told after number `at`, and the new number."""
+        behind = self._told - at
+        if behind <= len(self._kept):
+            return self._told, b"".join(self._kept[-number] for number in range(behind, 0, -1))
+        messages = [Message("changed", beats.Changed(what=list(beats.ALL)))]
+        if self._beat is None:
+            return self._told, encode(messages, None)
+        return self._told, encode([*messages, Message("now", self._beat.now)], self._beat.place)
+
+    async def _look_on(self) -> None:
+        while self.watching and not self._closed:
+            await self._look()
+            await self._pause(LOOK_SECONDS)
+        # Whoever comes next begins with a look of their own.
+        self._looking = self._beat = None
+
+    async def _look(self) -> None:
+        before = self._beat
+
+        def reading(ledger: beats.Ledger) -> tuple[Beat, list[Message]]:
+            beat = beats.look(self._layout, ledger)
+            return beat, [] if before is None else beats.told(ledger, before, beat)
+
+        self.looks += 1
+        try:
+            beat, messages = await self._reader.read(reading)
+        except NightschoolError as error:
+            self._in_trouble(str(error), type(error).__name__)
+            return
+        except Exception as error:
+            # The streams must not stand still for ever, in silence, because of a mistake in here.
+            if self._in_trouble("The page cannot tell what the machine does; training_output.log says more.", "failed"):
+                log.warning("The page failed to look at the machine.", exc_info=error)
+            return
+        self._beat = beat
+        self._catching_up.clear()
+        self._quiet += LOOK_SECONDS
+        if before is None:
+            # Nothing to tell: who watches is told from where they were.
+            self._wake()
+        elif len(messages) > 1 or self._trouble or self._quiet >= QUIET_SECONDS or _differs(before, beat):
+            self._add(encode(messages, beat.place))
+            self._quiet = 0.0
+        self._trouble = None
+
+    def _in_trouble(self, text: str, kind: str) -> bool:
+        """Tell it, once: it may go on for hours. Returns whether it is new."""
+        if text == self._trouble:
+            return False
+        self._trouble = text
+        self._add(encode([Message("trouble", Trouble(error=text, kind=kind))], None))
+        return True
+
+    async def _caught_up(self, after: Place | None, beat: Beat, away: bool) -> bytes:
+        if after is None or (after == beat.place and not away):
+            return encode([Message("now", beat.now)], beat.place)
+        # After a restart of the page all tabs come back at once, from the same place.
+        found = self._catching_up.get((after, away))
+        if found is None:
+            found = asyncio.ensure_future(self._catch_up(after, beat, away))
+            self._catching_up[after, away] = found
+        return await asyncio.shield(found)
+
+    async def _catch_up(self, after: Place, beat: Beat, away: bool) -> bytes:
+        try:
+            messages = await self._reader.read(lambda ledger: beats.missed(ledger, after, beat, away=away))
+        except NightschoolError as error:
+            return encode([Message("trouble", Trouble(error=str(error), kind=type(error).__name__))], None)
+        return encode(messages, beat.place)
+
+    def _add(self, said: bytes) -> None:
+        self._kept.append(said)
+        self._told += 1
+        self._wake()
+
+    def _wake(self) -> None:
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+
+def encode(messages: Sequence[Message], place: Place | None) -> bytes:
+    """Messages as the stream has them. Only the last has the id: who loses the stream among them gets all again."""
+    parts = []
+    for number, message in enumerate(messages, 1):
+        id = f"id: {place}\n" if place is not None and number == len(messages) else ""
+        # JSON as it is encoded here is one line.
+        parts.append(f"{id}event: {message.kind}\ndata: ".encode() + msgspec.json.encode(message.data) + b"\n\n")
+    return b"".join(parts)
+
+
+def route(live: Live) -> Route:
+    """GET /api/live."""
+
+    async def answer(request: Request) -> Response:
+        if live.full:
+            text = "As many tabs as can watch do so already. Close one of them."
+            return trouble(503, text, "too much", {"Retry-After": "10"})
+        again = request.headers.get("last-event-id")
+        after = Place.read(again if again is not None else request.query_params.get("after", ""))
+        # A place that says nothing is as good as none, and whoever came back with it has missed nobody knows what.
+        if after is None and again is not None:
+            after = Place(-1, 0, 0)
+        stream = live.stream(after, away=again is not None)
+        return EventSourceResponse(stream, ping=COMMENT_SECONDS, sep="\n")
+
+    return Route(LIVE, answer, methods=["GET"])
+
+
+def _differs(before: Beat, beat: Beat) -> bool:
+    return msgspec.structs.replace(before.now, at="") != msgspec.structs.replace(beat.now, at="")

@@ -1,0 +1,77 @@
+// Asking once, and saying what was done.
+import { get } from "./ask.js";
+import { fill, h, sentence } from "./dom.js";
+import { listen } from "./live.js";
+
+const SAID_MS = 12_000;
+let silence = null;
+
+/**
+ * Ask whether to do it: `title` a question, `body` a sentence or nodes, `action` the words of the button, `danger`
+ * where something is undone. Resolves to true only where the button was pressed.
+ */
+export function confirm({ title, body = "", action, danger = false }) {
+  const heading = h("h2", { id: "ask-title" }, title);
+  const yes = h("button", { type: "submit", value: "yes", class: danger ? "danger" : "primary" }, action);
+  const no = h("button", { type: "submit", value: "no" }, "Leave it as it is");
+  const box = h(
+    "dialog",
+    { class: "ask", "aria-labelledby": "ask-title" },
+    h(
+      "form",
+      { method: "dialog" },
+      heading,
+      h("div", { class: "ask-body" }, typeof body === "string" ? h("p", null, sentence(body)) : body),
+      h("div", { class: "actions" }, no, yes),
+    ),
+  );
+  document.body.append(box);
+  return new Promise((resolve) => {
+    box.addEventListener("close", () => {
+      box.remove();
+      resolve(box.returnValue === "yes");
+    });
+    box.returnValue = "no";
+    box.showModal();
+    // Enter on a dialog that has just opened must never be what undoes something.
+    (danger ? no : yes).focus();
+  });
+}
+
+/** Say a sentence on the page, for eyes and screen readers; `trouble` keeps it until the next one. */
+export function say(text, { trouble = false } = {}) {
+  const line = document.getElementById("said");
+  clearTimeout(silence);
+  fill(line, sentence(text));
+  line.classList.toggle("trouble", trouble);
+  if (text && !trouble) silence = setTimeout(() => fill(line), SAID_MS);
+}
+
+/** Say what went wrong. For `.catch(complain)`; requests that were given up are no trouble. */
+export function complain(error) {
+  if (error?.name === "AbortError") return;
+  say(error?.message ?? String(error), { trouble: true });
+}
+
+/** Say how a job goes until it ends. Resolves to the Job as it ended: `done` or `failed`. */
+export function followJob(job) {
+  return new Promise((resolve) => {
+    let timer = null;
+    const stop = listen({ job: (other) => other.id === job.id && look(other) });
+    const poll = () => get(`/api/jobs/${encodeURIComponent(job.id)}`).then(look, () => {});
+    const look = (found) => {
+      if (timer === null) return;
+      if (found.state === "done" || found.state === "failed") {
+        clearInterval(timer);
+        timer = null;
+        stop();
+        say(found.said ?? `${found.what}: ${found.state}.`, { trouble: found.state === "failed" });
+        resolve(found);
+      } else {
+        say([`${found.what} …`, ...found.told.slice(-1)].join(" "));
+      }
+    };
+    timer = setInterval(poll, 3000);
+    look(job);
+  });
+}
