@@ -58,7 +58,10 @@ export class Chart {
     this.marks = marks;
     if (this.range !== null && this.range.first >= all.last - LEAST_STEPS) this.range = null;
     await this.draw();
-    if (!first) return this.refine();
+    if (!first) {
+      this.refine();
+      return;
+    }
     performance.mark("chart");
     requestAnimationFrame(() =>
       setTimeout(() => {
@@ -185,7 +188,7 @@ export class Chart {
     if (this.plotly === null || this.all === null || !this.box.clientWidth) return;
     this.drawnAt = performance.now();
     const at = (this.at = places(this.box.clientWidth, this.box.clientHeight));
-    at.coarse = matchMedia("(hover: none)").matches;
+    at.coarse = matchMedia("(pointer: coarse)").matches;
     const { data, layout } = figure({
       curve: this.curve, all: this.all, marks: this.marks, range: this.seen, along: this.along, log: this.log,
       hidden: this.hidden, at, colours: this.colours(), small: this.small, live: this.live, measure: (text) => this.measure(text),
