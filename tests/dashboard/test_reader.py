@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.testclient import TestClient
 
 from nightschool.dashboard import curves
+from nightschool.dashboard.app import application
 from nightschool.dashboard.history import History
+from nightschool.dashboard.pages import Templates
 from nightschool.dashboard.reader import Reader
+from nightschool.dashboard.services import Services
 from nightschool.errors import NightschoolError, StorageError
 from nightschool.ledger import Ledger
 from nightschool.ledger.database import Database
@@ -23,7 +27,6 @@ from nightschool.workspace import Layout
 from tests.ledger.support import impatient
 from tests.snapshots import made as workspaces
 
-from .asking import Asked, asking
 from .made import fill, row
 
 STEPS = 3000
@@ -164,36 +167,55 @@ def test_h7_one_who_asks_all_the_time_and_one_who_writes_both_come_to_their_end(
     assert asked == sorted(asked)
 
 
+Asks = Callable[..., Any]
+
+
 @pytest.fixture
-def asked(tmp_path: Path) -> Iterator[Asked]:
+def run(tmp_path: Path) -> Layout:
     layout = workspaces.workspace(tmp_path / "run")
     write_generation(layout, 3)
-    with asking(layout, curves.ENDPOINTS) as asked:
-        yield asked
+    return layout
 
 
-def test_the_curve_and_its_marks_are_asked_for_over_the_api(asked: Asked) -> None:
-    curve = asked.get("/api/curve")
+@pytest.fixture
+def get(run: Layout) -> Iterator[Asks]:
+    services = Services(run)
+    app = application(services, curves.ENDPOINTS, Templates(run.root))
+
+    with TestClient(app, base_url="http://localhost") as client:
+
+        def ask(path: str, status: int = 200) -> Any:
+            answer = client.get(path)
+            assert answer.status_code == status, answer.text
+            return answer.json() if status == 200 else answer.json()["error"]
+
+        yield ask
+    services.close()
+
+
+def test_the_curve_and_its_marks_are_asked_for_over_the_api(get: Asks) -> None:
+    curve = get("/api/curve")
     assert (curve["generation"], curve["span"], curve["steps_done"]) == (3, 1, 40)
     assert len({len(column) for column in curve.values() if isinstance(column, list)}) == 1
-    assert asked.get("/api/curve?first=11&last=20")["step"] == list(range(11, 21))
-    assert len(asked.get("/api/curve?points=10")["step"]) <= 10
-    marks = asked.get("/api/marks?first=11&last=25")
+    assert get("/api/curve?first=11&last=20")["step"] == list(range(11, 21))
+    assert len(get("/api/curve?points=10")["step"]) <= 10
+    marks = get("/api/marks?first=11&last=25")
     assert [(one["name"], one["first"], one["last"]) for one in marks["files"]] == [
-        ("2.jsonl", 11, 20), ("3.jsonl", 21, 30),
-    ]  # fmt: skip
+        ("2.jsonl", 11, 20),
+        ("3.jsonl", 21, 30),
+    ]
 
 
-@pytest.mark.parametrize("query", ["points=9", "points=5001", "first=-1", "last=x", "first=1e3"])
-def test_what_cannot_be_asked_for_is_said(asked: Asked, query: str) -> None:
-    asked.get(f"/api/curve?{query}", status=422)
-    asked.get("/api/curve?first=99999999999999999&last=3")
+@pytest.mark.parametrize("query", ["points=9", "points=5001", "first=-1", "last=x", "first=1.5"])
+def test_what_cannot_be_asked_for_is_said(get: Asks, query: str) -> None:
+    assert get(f"/api/curve?{query}", 422)
+    assert get("/api/curve?first=99999999999999999&last=3")["step"] == []
 
 
-def test_a_ledger_in_trouble_is_503_with_a_sentence(asked: Asked) -> None:
-    asked.services.layout.ledger.rename(asked.services.layout.ledger.with_suffix(".away"))
-    assert "is not there" in asked.get("/api/curve", status=503)
-    assert "is not there" in asked.get("/api/marks", status=503)
+def test_a_ledger_in_trouble_is_503_with_a_sentence(get: Asks, run: Layout) -> None:
+    run.ledger.rename(run.ledger.with_suffix(".away"))
+    assert "is not there" in get("/api/curve", 503)
+    assert "is not there" in get("/api/marks", 503)
 
 
 def test_sqlite_itself_is_what_holds_the_lock_in_the_control(layout: Layout) -> None:
