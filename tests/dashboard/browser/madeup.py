@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -57,9 +57,10 @@ class Run:
             self.norms.append(0.42 + 0.5 * math.exp(-step / 3000) + abs(noise.gauss(0, 0.12)) + (noise.random() > 0.9995) * 3)
         self.done = to
 
-    @property
-    def file(self) -> int:
-        return _file_of(max(1, self.done))[0]
+    def copy(self) -> Run:
+        """Another one, that may be changed."""
+        lists = {name: list(getattr(self, name)) for name in ("asked", "losses", "norms", "smooth")}
+        return replace(self, **lists)
 
 
 def whole() -> Run:
