@@ -177,7 +177,7 @@ def test_verify_reads_every_byte_and_keeps_what_it_found(page: Asked, layout: La
     }  # fmt: skip
     # One byte, as a tired disk would: linked into the snapshot too.
     weights = folder / "adapter_model.safetensors"
-    os.chmod(weights, 0o600)
+    weights.chmod(0o600)
     data = bytearray(weights.read_bytes())
     data[3] ^= 1
     with weights.open("r+b") as file:

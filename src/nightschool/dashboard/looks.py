@@ -19,7 +19,7 @@ from nightschool.status import progress_of, status_of
 from nightschool.workspace import Layout
 
 SHARE = 50.0
-"""A look at all that waits takes at most so small a part of the time: one of a tenth of a second, every five seconds."""
+"""A look at all that waits takes at most so small a part of the time: one of 0.1 s is made every 5 s."""
 LONGEST = 15.0
 """Seconds that such a look counts, at most."""
 
