@@ -52,7 +52,9 @@ class Run:
             level = 1.62 + 1.5 * math.exp(-step / 5200) + 1.2 * math.exp(-step / 300) + ease
             noise = random.Random(step)
             self.losses.append(max(0.05, level + noise.gauss(0, 0.11)))
-            self.norms.append(0.42 + 0.5 * math.exp(-step / 3000) + abs(noise.gauss(0, 0.12)) + (noise.random() > 0.9995) * 3)
+            self.norms.append(
+                0.42 + 0.5 * math.exp(-step / 3000) + abs(noise.gauss(0, 0.12)) + (noise.random() > 0.9995) * 3
+            )
         self.done = to
 
     @property
@@ -128,7 +130,9 @@ def marks(run: Run) -> shapes.Marks:
     files, start = [], 1
     for number, (name, steps) in enumerate(zip(NAMES, LENGTHS, strict=True)):
         if start <= run.done:
-            files.append(shapes.FileMark(first=start, last=min(start + steps - 1, run.done), name=name, ids=[number + 1]))
+            files.append(
+                shapes.FileMark(first=start, last=min(start + steps - 1, run.done), name=name, ids=[number + 1])
+            )
         start += steps
     found = [
         _mark("resumed", 5_000, "Training went on from checkpoint 5,000 after the power had failed."),
@@ -203,10 +207,20 @@ def endpoints(run: Callable[[], Run]) -> tuple[Endpoint, ...]:
             for n, name in enumerate(names)
         ]  # fmt: skip
         seconds = sum(one.seconds or 0 for one in waiting)
-        return shapes.Queue(files=waiting[: call.query.limit], waiting=len(waiting), steps=5210, seconds=seconds, estimated=True)
+        return shapes.Queue(
+            files=waiting[: call.query.limit], waiting=len(waiting), steps=5210, seconds=seconds, estimated=True
+        )
 
     async def answer_files(call: Call) -> shapes.Files:
-        learned = [] if run().empty else [(14, "corrections.jsonl", 2.31, 1.87), (13, "wiki-de.parquet", 2.62, 2.06), (12, NAMES[11], None, None)]
+        learned = (
+            []
+            if run().empty
+            else [
+                (14, "corrections.jsonl", 2.31, 1.87),
+                (13, "wiki-de.parquet", 2.62, 2.06),
+                (12, NAMES[11], None, None),
+            ]
+        )
         files = [
             shapes.File(id=n, name=name, state="learned", reason=None, bytes=1_900_000, rows=2210, rows_bad=0, tokens=900_000,
                         label_tokens=500_000, priority="normal", duplicate_of=None, arrived_at="2026-11-25T10:00:00+00:00",
@@ -253,4 +267,6 @@ def _loss(run: Run, step: int) -> float | None:
 
 
 def _mark(kind: Any, step: int, text: str) -> shapes.Mark:
-    return shapes.Mark(kind=kind, step=step, at=(AT - timedelta(seconds=SECONDS * (45_000 - step))).isoformat(), text=text)
+    return shapes.Mark(
+        kind=kind, step=step, at=(AT - timedelta(seconds=SECONDS * (45_000 - step))).isoformat(), text=text
+    )
