@@ -222,7 +222,7 @@ def test_a_mistake_of_ours_is_told_without_its_text(client: TestClient, caplog: 
     caplog.set_level("WARNING", "nightschool.page")
     for _ in range(5):
         answer = client.get("/api/fail")
-        assert answer.status_code == 500
+        assert (answer.status_code, answer.json()["kind"]) == (500, "failed")
         assert "nobody" not in answer.text
     assert len(caplog.records) == 1  # once a minute, however often
     assert "something that nobody may read" in str(caplog.records[0].exc_info)
