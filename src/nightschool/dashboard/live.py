@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -87,7 +87,7 @@ class Live:
         if self._looking is not None:
             self._looking.cancel()
 
-    async def stream(self, after: Place | None, *, away: bool = False) -> AsyncIterator[bytes]:
+    async def stream(self, after: Place | None, *, away: bool = False) -> AsyncGenerator[bytes, None]:
         """The messages, encoded, for someone who was told all up to `after`; None: who begins now.
 
         Args:

@@ -149,6 +149,8 @@ async def _until_told(
     server: _Server, listening: socket.socket, services: Services, lifeline: int | None, address: str
 ) -> None:
     loop = asyncio.get_running_loop()
+    last = threading.Timer(LAST_SECONDS, os._exit, (0,))
+    last.daemon = True
 
     def stop() -> None:
         if server.should_exit:
@@ -156,8 +158,6 @@ async def _until_told(
         server.should_exit = True
         # First the streams, which would never end by themselves.
         services.live.close()
-        last = threading.Timer(LAST_SECONDS, os._exit, (0,))
-        last.daemon = True
         last.start()
 
     def at_lifeline() -> None:
@@ -179,6 +179,7 @@ async def _until_told(
         noting.cancel()
         await _note(services, None)
         services.close()
+        last.cancel()
 
 
 async def _note(services: Services, address: str | None) -> None:
