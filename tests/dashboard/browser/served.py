@@ -23,12 +23,11 @@ from tests.dashboard.browser import madeup
 class Site:
     """A served page. `say` tells all streams something, as the machine's own page does."""
 
-    def __init__(self, run: madeup.Run, folder: Path) -> None:
+    def __init__(self, run: madeup.Run) -> None:
         self.run = run
-        self.folder = folder
         self.url = ""
         self.full = False
-        """The streams' own word for: no more of them."""
+        """Whether there are as many streams as there may be."""
         self._streams: set[asyncio.Queue[bytes | None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._told = 0
@@ -63,7 +62,9 @@ class Site:
         mine: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._streams.add(mine)
         try:
-            yield b"retry: 300\n\n" + encode([Message("now", madeup.now(self.run))], Place(2, self._told, self.run.done))
+            yield b"retry: 300\n\n" + encode(
+                [Message("now", madeup.now(self.run))], Place(2, self._told, self.run.done)
+            )
             while (text := await mine.get()) is not None:
                 yield text
         finally:
