@@ -148,7 +148,7 @@ def status_of(layout: Layout, ledger: Ledger, waiting_of: WaitingOf = forecast.w
         catching_up=told.get("serving"),
         settings_problem=told.get(SETTINGS_PROBLEM) if pid is not None else None,
         metrics=told.get("metrics") if pid is not None else None,
-        page=(told.get("page") or {}).get("url") if pid is not None else None,
+        page=None if durable.holder(layout.page_lock) is None else (told.get("page") or {}).get("url"),
     )
 
 

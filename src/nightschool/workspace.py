@@ -144,6 +144,11 @@ class Layout:
         return self.state / "tracker.out"
 
     @property
+    def page_lock(self) -> Path:
+        """Held by the one process that serves the page."""
+        return self.state / "page.lock"
+
+    @property
     def page_output(self) -> Path:
         """Raw output of the page's process."""
         return self.state / "page.out"

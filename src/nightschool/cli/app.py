@@ -20,6 +20,7 @@ COMMANDS = (
     "files",
     "log",
     "events",
+    "dashboard",
     "checkpoints",
     "snapshot",
     "snapshots",

@@ -42,5 +42,5 @@ def demo(
         raise VerifyError(f"The weights are NOT those of the undisturbed run: {'; '.join(story.differences)}.")
     print("The adapter and the optimizer equal those of the undisturbed run, bit for bit.")
     print(f"({story.seconds:.0f} s.) The workspace is {story.workspace}; look around in it:")
-    for command in ("status", "files", "verify --replay", "log"):
+    for command in ("dashboard", "status", "files", "verify --replay", "log"):
         print(f"  nightschool -C {story.workspace} {command}")

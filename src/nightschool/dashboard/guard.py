@@ -138,22 +138,24 @@ class Guard:
             self._tries.worked(address)
             return None
         times = self._tries.failed(address)
-        self._seldom.say("token", f"A wrong token was sent to the page from {address} (the {times}. time).")
+        self._seldom.say("token", f"A wrong token was sent to the page from {address} ({times:,} so far).")
         return trouble(
             401, "This is not the token of this page; it is in page.token in nightschool.toml.", "token", BEARER
         )
 
     async def _sign_in(self, key: Key, asked: Asked, address: str, receive: Receive) -> Response:
         """The form was sent: the cookie and the way on, or the form again with what is wrong."""
-        body = b""
-        while True:
+        body, more = b"", True
+        while more:
             message = await receive()
             body += message.get("body", b"")
-            if message["type"] != "http.request" or not message.get("more_body"):
-                break
+            more = message.get("more_body", False)
             if len(body) > FORM_BYTES:
                 return trouble(413, "A token is shorter than that.", "too much")
-        sent = parse_qs(body.decode("utf-8", "replace"), max_num_fields=10)
+        try:
+            sent = parse_qs(body.decode("utf-8", "replace"), max_num_fields=10)
+        except ValueError:
+            return trouble(422, "The form has two fields: token and next.", "request")
         onward = local_path(sent.get("next", ["/"])[0])
         refused = self._check(key, address, sent.get("token", [""])[0].strip())
         if refused is not None:
@@ -175,8 +177,10 @@ def local_path(text: str) -> str:
 
 def read_head(scope: Scope) -> Asked:
     """The head of a request, as the rules read it."""
+    headers: Sequence[tuple[bytes, bytes]] = scope["headers"]
     server: Sequence[str | int] = scope.get("server") or ("",)
-    return Asked(scope["method"], scope["path"], _by_name(scope["headers"]), str(server[0]))
+    size = len(scope["path"]) + len(scope["query_string"]) + sum(len(name) + len(value) for name, value in headers)
+    return Asked(scope["method"], scope["path"], _by_name(headers), str(server[0]), size)
 
 
 def client(scope: Scope) -> str:

@@ -7,11 +7,21 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from nightschool.dashboard.history import History
+from nightschool.dashboard.marks import Marked
 from nightschool.errors import NightschoolError
 from nightschool.ledger import Ledger
 from nightschool.workspace import Layout
 
 T = TypeVar("T")
+
+
+class Memory:
+    """What was read of the ledger that is open, so that it need not be read again."""
+
+    def __init__(self) -> None:
+        self.history = History()
+        self.marked = Marked()
 
 
 class Reader:
@@ -25,6 +35,8 @@ class Reader:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         self._ledger: Ledger | None = None
         self._file: tuple[int, int] | None = None
+        self.memory = Memory()
+        """For what `read` calls, in its thread; another one where the ledger was opened anew."""
 
     async def read(self, look: Callable[[Ledger], T]) -> T:
         """What `look` returns. Raises NightschoolError where the ledger cannot be read."""
@@ -59,3 +71,5 @@ class Reader:
         ledger, self._ledger = self._ledger, None
         if ledger is not None:
             ledger.close()
+        # Another file may count its revisions and events to the same numbers.
+        self.memory = Memory()

@@ -10,10 +10,13 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp
 
+from nightschool import durable
 from nightschool.addresses import is_loopback, url
 from nightschool.dashboard.admission import Rules
 from nightschool.dashboard.api import ENDPOINTS
@@ -85,22 +88,38 @@ def listen(host: str, port: int) -> tuple[socket.socket, str]:
     )
 
 
-def serve(layout: Layout, settings: PageSettings, lifeline: int | None = None, limits: Limits | None = None) -> None:
+def serve(
+    layout: Layout, settings: PageSettings, lifeline: int | None = None, limits: Limits | None = None,
+    say: Callable[[str], Any] = log.info,
+) -> None:  # fmt: skip
     """Serve the page until the lifeline ends or SIGTERM comes (without a lifeline Ctrl-C too).
 
     Raises:
         SettingsError: it may not be served so, or not there.
+        BusyError: another process serves it.
     """
     check(settings)
-    limits = limits or Limits()
+    with durable.Lock(layout.page_lock, "the page of this workspace"):
+        _serve(layout, settings, lifeline, limits or Limits(), say)
+
+
+def _serve(
+    layout: Layout, settings: PageSettings, lifeline: int | None, limits: Limits, say: Callable[[str], Any]
+) -> None:
     listening, moved = listen(settings.host, settings.port)
     address = url(settings.host, listening.getsockname()[1])
-    services = Services(layout, streams=limits.streams)
+    services = Services(layout)
     key = Key(settings.token, layout.root) if settings.token else None
     app = guarded(services, ENDPOINTS, Rules(settings.host, tuple(settings.allowed_hosts)), key, limits)
+    say(f"The page is at {address}{f' ({moved})' if moved else ''}.")
+    asyncio.run(_until_told(_Server(configured(app, limits)), listening, services, lifeline, address))
+
+
+def configured(app: ASGIApp, limits: Limits) -> uvicorn.Config:
+    """How uvicorn serves it: within the limits, and in silence."""
     # Requests are not logged: the log is for people. What goes wrong inside is told by the guard.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-    config = uvicorn.Config(
+    return uvicorn.Config(
         app,
         http=connection(limits),
         ws="none",
@@ -116,8 +135,6 @@ def serve(layout: Layout, settings: PageSettings, lifeline: int | None = None, l
         h11_max_incomplete_event_size=limits.head_bytes,
         backlog=BACKLOG,
     )
-    log.info("The page is at %s%s.", address, f" ({moved})" if moved else "")
-    asyncio.run(_until_told(_Server(config), listening, services, lifeline, address))
 
 
 class _Server(uvicorn.Server):

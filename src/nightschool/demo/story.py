@@ -22,7 +22,6 @@ from nightschool.api import Workspace
 from nightschool.demo import corpus
 from nightschool.errors import NightschoolError
 from nightschool.ledger import Ledger
-from nightschool.status import read_status
 from nightschool.workspace import Layout
 
 MARKER = ".nightschool-demo"
@@ -31,7 +30,6 @@ SHARES = {"1-monday.jsonl": 0.4, "2-tuesday.jsonl": 0.25, "3-wednesday.jsonl": 0
 KILLED_FILE = 1
 SAVE_STEPS = 20
 PASSAGES = 560
-PAGE_SECONDS = 10.0
 SETTINGS = {
     "training": {
         "train_batch_size": 8,
@@ -83,9 +81,7 @@ def tell(folder: Path, say: Say) -> Story:
     say("3. Training. A second machine trains on the same files undisturbed, to compare with.")
     other = _start(undisturbed, "--no-dashboard")
     first = _start(killed)
-    if page := _page(killed, first):
-        say(f"   Watch it in a browser: {page}")
-    _wait_for_the_middle(killed, first)
+    _wait_for_the_middle(killed, first, say)
     kill_session(first.pid)
     first.wait()
     killed_at = _step(killed) + 1
@@ -171,16 +167,6 @@ def kill_session(leader: int) -> int:
     return len(members)
 
 
-def _page(layout: Layout, process: subprocess.Popen[bytes]) -> str | None:
-    """The address of the machine's page; None where it has none within a few seconds."""
-    until = time.monotonic() + PAGE_SECONDS
-    while process.poll() is None and time.monotonic() < until:
-        if page := read_status(layout).page:
-            return page
-        time.sleep(0.1)
-    return None
-
-
 def _start(layout: Layout, *options: str) -> subprocess.Popen[bytes]:
     """A machine in a session of its own, so that all of it can be found."""
     with _output(layout).open("ab") as output:
@@ -196,10 +182,13 @@ def _step(layout: Layout) -> int:
     return last.step if last else 0
 
 
-def _wait_for_the_middle(layout: Layout, process: subprocess.Popen[bytes]) -> None:
-    """Wait until the second file is under way and some steps are not in any checkpoint."""
+def _wait_for_the_middle(layout: Layout, process: subprocess.Popen[bytes], say: Say) -> None:
+    """Wait until the second file is under way and some steps are not in any checkpoint; say where the page is."""
+    page = None
     with Ledger.open(layout.ledger) as ledger:
         while process.poll() is None:
+            if page is None and (page := (ledger.machine.get("page") or {}).get("url")):
+                say(f"   Watch it in a browser: {page}")
             entries, last = ledger.entries.all(), ledger.steps.last()
             if last and len(entries) > KILLED_FILE:
                 begin = sum(entry.stop - entry.start for entry in entries[:KILLED_FILE])

@@ -75,14 +75,16 @@ class BucketRow:
 
 _NAMES = tuple(field.name for field in fields(BucketRow))
 _COLUMNS = ", ".join(_NAMES)
-_STEP = "step, loss, tokens, seconds, grad_norm, learning_rate"
+
+Figures = tuple[int, float | None, int, float | None, float | None, float | None]
+"""Step, loss, tokens, seconds, gradient norm and learning rate of a step. NaN is None here, as SQLite has it."""
 
 
 def refresh(database: Database, steps: Iterable[int]) -> None:
     """Compute every bucket that holds one of these step numbers anew. Runs in the caller's transaction."""
     small = {step // SMALL for step in steps}
     for bucket in sorted(small):
-        rows = _steps(database, bucket * SMALL, SMALL)
+        rows = figures(database, bucket * SMALL, (bucket + 1) * SMALL - 1, SMALL)
         _put(database, SMALL, bucket, _from_steps(bucket, rows) if rows else None)
     for bucket in sorted({bucket * SMALL // LARGE for bucket in small}):
         per = LARGE // SMALL
@@ -119,6 +121,15 @@ def read(database: Database, span: int, first: int, limit: int) -> list[BucketRo
     return [BucketRow(*row) for row in rows]
 
 
+def figures(database: Database, first: int, last: int, limit: int) -> list[Figures]:
+    """Those of the steps `first` to `last`, both included, in order; at most `limit` of them."""
+    return database.rows(  # pyright: ignore[reportReturnType]
+        "SELECT step, loss, tokens, seconds, grad_norm, learning_rate FROM steps WHERE step BETWEEN ? AND ? "
+        "ORDER BY step LIMIT ?",
+        (first, last, limit),
+    )
+
+
 def count(database: Database) -> int:
     """The number of steps in all buckets."""
     return int(database.value("SELECT coalesce(sum(count + bad), 0) FROM step_buckets WHERE level = ?", (LARGE,)))
@@ -131,26 +142,16 @@ def micros_of(seconds: float | None) -> int:
     return round(min(max(seconds, 0.0), LONGEST) * 1e6)
 
 
-_StepTuple = tuple[int, float | None, int, float | None, float | None, float | None]
-"""The columns of _STEP."""
-
-
-def _steps(database: Database, first: int, limit: int) -> list[_StepTuple]:
-    """The rows of the steps `first` up to, not including, `first + limit`."""
-    sql = f"SELECT {_STEP} FROM steps WHERE step >= ? AND step < ? ORDER BY step"
-    return database.rows(sql, (first, first + limit))  # pyright: ignore[reportReturnType]
-
-
-def _portions(database: Database) -> Iterator[list[_StepTuple]]:
+def _portions(database: Database) -> Iterator[list[Figures]]:
     """All steps in order, cut at the edges of large buckets; what is long missing is passed over."""
     first = database.value("SELECT min(step) FROM steps")
     while first is not None:
         first = first // LARGE * LARGE
-        yield _steps(database, first, PORTION)
+        yield figures(database, first, first + PORTION - 1, PORTION)
         first = database.value("SELECT min(step) FROM steps WHERE step >= ?", (first + PORTION,))
 
 
-def _from_steps(bucket: int, rows: Sequence[_StepTuple]) -> BucketRow:
+def _from_steps(bucket: int, rows: Sequence[Figures]) -> BucketRow:
     losses = [row[1] for row in rows if row[1] is not None and math.isfinite(row[1])]
     norms = [row[4] for row in rows if row[4] is not None and math.isfinite(row[4])]
     return BucketRow(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
 
-from nightschool.ledger.database import PAGE, Database
+from nightschool.ledger.database import PAGE, Database, page_size
 
 SCHEMA = (
     """CREATE TABLE entries (
@@ -66,6 +66,16 @@ class EntryRow:
         return tuple(file_id for file_id, _, _ in self.parts)
 
 
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How long an entry is, and what on, without its recipe: `file` is the first of so many `files`."""
+
+    position: int
+    steps: int
+    file: int
+    files: int
+
+
 class Entries:
     """The tables `entries` and `entry_parts`. Only the process that trains, or repairs, writes to them."""
 
@@ -103,6 +113,21 @@ class Entries:
         """The entry at the end of the list, or None while there is none."""
         found = self._select("ORDER BY position DESC LIMIT 1", ())
         return found[0] if found else None
+
+    def extents(self, after: int = -1, limit: int = PAGE) -> list[Extent]:
+        """How long the entries after position `after` are, in order; at most `limit` of them."""
+        rows = self._database.rows(
+            "SELECT position, stop - start, (SELECT file_id FROM entry_parts p WHERE p.position = e.position AND "
+            "part = 0), (SELECT count(*) FROM entry_parts p WHERE p.position = e.position) FROM entries e "
+            "WHERE position > ? ORDER BY position LIMIT ?",
+            (after, page_size(limit)),
+        )
+        return [Extent(*row) for row in rows]
+
+    def file_ids(self, position: int) -> tuple[int, ...]:
+        """The files of the entry at `position`, in order; none where there is no such entry."""
+        rows = self._database.rows("SELECT file_id FROM entry_parts WHERE position = ? ORDER BY part", (position,))
+        return tuple(row[0] for row in rows)
 
     def of_file(self, file_id: int) -> list[EntryRow]:
         """The entries that a file is in, in order."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from nightschool.ledger import buckets
-from nightschool.ledger.buckets import BucketRow
+from nightschool.ledger.buckets import BucketRow, Figures
 from nightschool.ledger.database import PAGE, Database, page_size
 
 LOST = "lost_steps"
@@ -95,6 +95,10 @@ class Steps:
             (first, last, page_size(limit)),
         )
         return [_from_sql(row) for row in rows]
+
+    def figures(self, first: int, last: int, limit: int = PAGE) -> list[Figures]:
+        """What buckets are made from, of the steps `first` to `last`, in order; at most `limit` of them."""
+        return buckets.figures(self._database, first, last, page_size(limit))
 
     def losses(self, after: int = -1, page: int = PAGE) -> Iterator[list[StepRow]]:
         """Every row after step `after`, in order, in pages of up to `page` rows. Between two pages no lock is held."""

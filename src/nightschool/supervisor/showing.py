@@ -37,7 +37,7 @@ class Showing(Aside):
         options = [str(part) for pair in given.items() if pair[1] is not None for part in pair]
         command = [*command, *options] if command else ()
         child = Child("page", command, layout.page_output, GRACE, clock, cwd=layout.root)
-        super().__init__(child, words, say, clock)
+        super().__init__(child, words, say, clock, layout.page_lock)
         self._over = (host, port)
         self._settings = settings
         self._wanted = settings.at(host, port).port != 0

@@ -97,6 +97,15 @@ export function choice(name, legend, options, chosen) {
   return h("fieldset", { class: "options" }, h("legend", null, legend), options.map(one));
 }
 
+/** For `listen({connection})`: calls `work` when the server answers again after it did not. */
+export function whenBack(work) {
+  let lost = false;
+  return (word) => {
+    if (lost && word === "open") work();
+    lost = word === "lost";
+  };
+}
+
 /** Calls `work` when nothing was called for `milliseconds`. */
 export function settled(work, milliseconds) {
   let timer = 0;

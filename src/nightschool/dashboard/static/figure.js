@@ -1,5 +1,6 @@
 // What plotly is to draw, made from a curve, its marks and what is to be seen of them. Nothing is drawn or asked here.
 import { across, extent, place, quantile } from "./columns.js";
+import { count, learningRate, loss } from "./words.js";
 
 export const KINDS = {
   snapshot: { words: "Snapshots", symbol: "circle-open" },
@@ -13,10 +14,10 @@ const NAMES_AT_MOST = 30;
 /** Where things are, in pixels of a box of that size. `small` is false as long as only the curve is drawn. */
 export function places(width, height) {
   const narrow = width < 560;
-  const room = { left: narrow ? 38 : 50, right: narrow ? 38 : 50, top: 22, bottom: 6 };
-  const axis = 36;
-  const each = narrow ? 44 : Math.max(34, Math.min(56, Math.round(height * 0.085)));
-  const gap = 24;
+  const room = { left: narrow ? 38 : 50, right: narrow ? 44 : 52, top: 22, bottom: 6 };
+  const axis = 22;
+  const each = Math.max(32, Math.min(52, Math.round(height * 0.065)));
+  const gap = 23;
   const strip = 18;
   const smalls = [0, 1, 2].map((n) => {
     const bottom = height - room.bottom - (2 - n) * (each + gap);
@@ -69,7 +70,7 @@ export function figure({ curve, all, marks, range, along, log, hidden, at, colou
     ...(atEnd ? [tip(curve, x, live ? colours.lamp : colours.blue, live ? colours.lampLine : colours.blue)] : []),
     ...(small ? smallTraces(curve, x, colours) : []),
   ];
-  const loss = lossRange(visible, log);
+  const losses = lossRange(visible, log);
   const layout = {
     width: at.width,
     height: at.height,
@@ -95,24 +96,30 @@ export function figure({ curve, all, marks, range, along, log, hidden, at, colou
       fixedrange: false,
       nticks: at.narrow ? 4 : 9,
       tickfont: { color: colours.soft },
-      title: { text: ALONG[along], standoff: 4, font: { size: at.narrow ? 11 : 12, color: colours.soft } },
       ...ticksAlong(along, to),
     },
-    yaxis: axis(at, at.main, { range: loss, type: log ? "log" : "linear", gridcolor: colours.line, nticks: 7, ...(log ? { dtick: loss[1] - loss[0] < 1.2 ? "D2" : 1 } : {}) }),
+    yaxis: axis(at, at.main, { range: losses, type: log ? "log" : "linear", gridcolor: colours.line, nticks: 7, ...(log ? logTicks(losses) : {}) }),
     yaxis2: axis(at, at.strip, { range: [0, 1], visible: false }),
     yaxis3: { ...axis(at, at.main, { range: [0, 1], visible: false }), overlaying: "y" },
     shapes: [...(live && atEnd && files.length && !hidden.has("files") ? [lit(files.at(-1), range, scale, colours)] : [])],
     annotations: [
+      axisTitle(along, at, colours),
       ...(hidden.has("files") ? [] : fileNames(files, range, scale, at, colours, measure, live && atEnd)),
-      ...(atEnd ? tipValue(curve, loss, log, at, live ? colours.lampInk : colours.blue) : []),
-      ...(small ? smallTitles(at, colours) : []),
+      ...(atEnd ? tipValue(curve, losses, log, at, live ? colours.lampInk : colours.blue) : []),
+      ...(small ? smallTitles(at, curve, atEnd, colours) : []),
     ],
     ...(small ? smallAxes(at, visible, colours) : {}),
   };
   return { data, layout };
 }
 
-const ALONG = { step: "steps", tokens: "tokens", hours: "hours of training" };
+/** The unit stands at the right end of the numbers: a line of its own would cost height. */
+function axisTitle(along, at, colours) {
+  return {
+    xref: "paper", x: 1, xanchor: "left", xshift: 8, yref: "paper", y: 1 - (at.strip[1] + 1) / at.height, yanchor: "top",
+    text: { step: "steps", tokens: "tokens", hours: "hours" }[along], showarrow: false, font: { size: at.narrow ? 11 : 12, color: colours.soft },
+  };
+}
 
 function ticksAlong(along, to) {
   if (along === "step") return { tickformat: ",d" };
@@ -193,13 +200,13 @@ function tip(curve, x, fill, edge) {
   return line({ mode: "markers", x: [x[end]], y: [curve.smooth[end]], marker, cliponaxis: false, name: "now" });
 }
 
-function tipValue(curve, loss, log, at, color) {
+function tipValue(curve, losses, log, at, color) {
   const value = curve.smooth.findLast((one) => one !== null);
   if (value === undefined || value === null) return [];
   const y = log ? Math.log10(value) : value;
-  if (!(y >= loss[0] && y <= loss[1])) return [];
-  const text = `<b>${value >= 0.1 && value < 100 ? value.toFixed(2) : value.toPrecision(3)}</b>`;
-  const font = { size: at.narrow ? 12 : 14, color };
+  if (!(y >= losses[0] && y <= losses[1])) return [];
+  const text = loss(value);
+  const font = { size: at.narrow ? 12 : 14, color, weight: 600 };
   return [{ xref: "paper", x: 1, xanchor: "left", xshift: 8, yref: "y", y, yanchor: "middle", text, showarrow: false, font }];
 }
 
@@ -210,7 +217,10 @@ function lit(file, range, scale, colours) {
   };
 }
 
-/** Names that fit over their own files; the others are told in the card. Plotly reads `<` and `&`: they are written out. */
+/**
+ * Names that fit over their own files; the others are told in the card. The file in training is always named, at the
+ * right edge where it is narrow. Plotly reads `<` and `&`: they are written out.
+ */
 function fileNames(files, range, scale, at, colours, measure, live) {
   const inside = at.width - at.left - at.right;
   const [from, to] = [scale.toX(range.first), scale.toX(range.last)];
@@ -220,19 +230,29 @@ function fileNames(files, range, scale, at, colours, measure, live) {
     return { file, left, wide: Math.min(inside, pixel(file.last)) - left };
   });
   const now = live ? found.at(-1) : null;
+  let free = inside;
+  const label = (one, x, text, more) => ({
+    xref: "paper", x: x / inside, xanchor: "left", xshift: 3, yref: "paper", y: 1 - (at.main[0] - 3) / at.height,
+    yanchor: "bottom", showarrow: false, text: plain(text), font: { size: 11, color: colours.soft }, ...more,
+  });
+  const labels = [];
+  if (now) {
+    const text = shortened(now.file.name, Math.max(now.wide - 6, Math.min(150, inside * 0.6)), measure);
+    const wide = measure(text);
+    const right = wide > now.wide - 6;
+    const more = { font: { size: 11, color: colours.lampInk }, ...(right ? { xanchor: "right", xshift: 0 } : {}) };
+    labels.push(label(now, right ? inside : now.left, text, more));
+    free = (right ? inside - wide : now.left) - 10;
+  }
   return found
-    .filter(({ wide }) => wide > 34)
-    .sort((a, b) => (b === now) - (a === now) || b.wide - a.wide)
+    .filter((one) => one !== now && Math.min(one.wide, free - one.left) > 50)
+    .sort((a, b) => b.wide - a.wide)
     .slice(0, NAMES_AT_MOST)
     .flatMap((one) => {
-      const text = shortened(one.file.name, one.wide - 9, measure);
-      if (!text) return [];
-      return {
-        xref: "paper", x: one.left / inside, xanchor: "left", xshift: 3, yref: "paper",
-        y: 1 - (at.main[0] - 3) / at.height, yanchor: "bottom", showarrow: false, text: plain(text),
-        font: { size: 11, color: one === now ? colours.lampInk : colours.soft },
-      };
-    });
+      const text = shortened(one.file.name, Math.min(one.wide, free - one.left) - 9, measure);
+      return text ? [label(one, one.left, text)] : [];
+    })
+    .concat(labels);
 }
 
 export function shortened(name, room, measure) {
@@ -244,7 +264,7 @@ export function shortened(name, room, measure) {
     if (measure(`${letters.slice(0, middle).join("")}…`) <= room) low = middle;
     else high = middle - 1;
   }
-  return low < 4 ? null : `${letters.slice(0, low).join("")}…`;
+  return low < 5 ? null : `${letters.slice(0, low).join("")}…`;
 }
 
 /** Text that plotly shows as it is. */
@@ -266,10 +286,28 @@ function lossRange(visible, log) {
   return [Math.max(0, low - room), high + room];
 }
 
+const TICKS = [[1], [1, 3], [1, 2, 5], [1, 1.5, 2, 3, 4, 5, 7], [1, 1.2, 1.4, 1.6, 1.8, 2, 2.2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9]];
+
+/** Few round numbers between the ends of a logarithmic axis; plotly gives one or none where these are near. */
+function logTicks([low, high]) {
+  let found = [];
+  for (const digits of TICKS) {
+    found = [];
+    for (let power = Math.floor(low); power <= Math.floor(high); power++) {
+      for (const digit of digits) {
+        const value = Number((digit * 10 ** power).toPrecision(3));
+        if (Math.log10(value) >= low && Math.log10(value) <= high) found.push(value);
+      }
+    }
+    if (found.length >= 4) return { tickvals: found, ticktext: found.map(String) };
+  }
+  return found.length >= 2 ? { tickvals: found, ticktext: found.map(String) } : { nticks: 6 };
+}
+
 const SMALL = [
-  { name: "learning_rate", title: "Learning rate", format: "~e" },
-  { name: "grad_norm", title: "Gradient norm", format: "~g" },
-  { name: "tokens_per_second", title: "Tokens per second", format: "~s" },
+  { name: "learning_rate", title: "Learning rate", says: learningRate },
+  { name: "grad_norm", title: "Gradient norm", says: (value) => String(value) },
+  { name: "tokens_per_second", title: "Tokens per second", says: (value) => count(value) },
 ];
 
 function smallTraces(curve, x, colours) {
@@ -281,20 +319,47 @@ function smallTraces(curve, x, colours) {
 
 function smallAxes(at, visible, colours) {
   const made = {};
-  SMALL.forEach(({ name, format }, n) => {
-    const others = name === "grad_norm" ? [quantile(visible("grad_norm_max"), 0.995) ?? 0] : [];
-    const high = Math.max(...(extent(visible(name)) ?? [0, 1]), ...others) || 1;
-    // From 0: how small a part a change is, is part of what is seen.
+  SMALL.forEach(({ name, says }, n) => {
+    const { range, tick } = smallRange(visible(name), name === "grad_norm" ? visible("grad_norm_max") : []);
     made[`yaxis${n + 4}`] = axis(at, at.smalls[n], {
-      range: [0, high * 1.12], gridcolor: colours.line, nticks: 3, tickformat: format, exponentformat: "e",
+      range, gridcolor: colours.line, tickvals: [0, tick], ticktext: ["0", says(tick)],
     });
   });
   return made;
 }
 
-function smallTitles(at, colours) {
-  return SMALL.map(({ title }, n) => ({
-    xref: "paper", x: 0, xanchor: "left", yref: "paper", y: 1 - (at.smalls[n][0] - 2) / at.height, yanchor: "bottom",
-    text: title, showarrow: false, font: { size: at.narrow ? 11 : 12, color: colours.soft },
-  }));
+/** From 0: how small a part a change is, is part of what is seen. */
+function smallRange(values, highest) {
+  const high = Math.max(extent(values)?.[1] ?? 1, quantile(highest, 0.995) ?? 0) || 1;
+  const tick = round(high);
+  return { range: [0, Math.max(high * 1.08, tick)], tick };
+}
+
+/** The largest number of one digit (or 1.5, 2.5) that is not above `high`. */
+function round(high) {
+  const size = 10 ** Math.floor(Math.log10(high) + 1e-9);
+  const first = high / size + 1e-9;
+  return Number((size * (first < 3 ? Math.floor(first * 2) / 2 : Math.floor(first))).toPrecision(2));
+}
+
+/** What each is, and what it is now. */
+function smallTitles(at, curve, atEnd, colours) {
+  const font = { size: at.narrow ? 11 : 12, color: colours.soft };
+  return SMALL.flatMap(({ name, title, says }, n) => {
+    const [top, bottom] = at.smalls[n];
+    const made = [{
+      xref: "paper", x: 0, xanchor: "left", yref: "paper", y: 1 - (top - 2) / at.height, yanchor: "bottom", text: title,
+      showarrow: false, font,
+    }];
+    const value = curve[name].findLast((one) => one !== null);
+    if (atEnd && value !== undefined) {
+      const axis = smallRange(curve[name], name === "grad_norm" ? curve.grad_norm_max : []);
+      const y = bottom - (bottom - top) * Math.min(1, value / axis.range[1]);
+      made.push({
+        xref: "paper", x: 1, xanchor: "left", xshift: 8, yref: "paper", y: 1 - y / at.height, yanchor: "middle",
+        text: name === "grad_norm" ? loss(value) : says(value), showarrow: false, font,
+      });
+    }
+    return made;
+  });
 }

@@ -45,7 +45,7 @@ export class FileView {
     const { file } = found;
     return [
       h("h1", { class: "name", tabindex: "-1" }, file.name),
-      h("p", { class: "file-state" }, h("span", { class: file.state === "training" ? "tag now" : file.state === "rejected" ? "tag trouble" : "tag" }, stateOf(file.state)), " ", h("span", { class: "soft" }, `File ${file.id}, came ${when(file.arrived_at)}${file.learned_at ? `, learned ${when(file.learned_at)}` : ""}`)),
+      h("p", { class: "file-state" }, h("span", { class: file.state === "training" ? "tag now" : file.state === "rejected" ? "tag trouble" : "tag" }, stateOf(file.state)), h("span", { class: "soft" }, `File ${file.id}, came ${when(file.arrived_at)}${file.learned_at ? `, learned ${when(file.learned_at)}` : ""}`)),
       reason(found),
       h("div", { class: "columns" }, this.held(found), this.effect(found)),
       learnt(found.learnt),

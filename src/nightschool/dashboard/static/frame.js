@@ -65,15 +65,14 @@ function drawState({ status, at, file_step, file_steps, file_seconds, version })
   put(part("state-word"), capital(status.state));
   put(part("state-since"), since(status.since, at));
   reason([status.reason, status.settings_problem].filter(Boolean).join(" "));
-  const named = status.current_file !== null && file_steps > 0;
+  const named = Boolean(status.current_file) && file_steps > 0;
   part("state-file").hidden = !named;
   if (named) {
     put(part("state-name"), status.current_file);
     part("state-name").title = status.current_file;
     part("state-progress").value = file_step / file_steps;
-    const ends = foreseen(file_seconds, at);
-    const done = `${count(file_step)} of ${count(file_steps, "step")}`;
-    put(part("state-left"), ends ? `${done}, ${ends}` : `${done}, ${share(file_step, file_steps)}`);
+    put(part("state-done"), `${count(file_step)} of ${count(file_steps, "step")}`);
+    put(part("state-left"), foreseen(file_seconds, at) || `${share(file_step, file_steps)} done`);
   }
   put(part("version"), `nightschool ${version}`);
   title(capital(status.state), status.state === "training" && status.loss !== null ? `loss ${loss(status.loss)}` : "");
@@ -94,7 +93,7 @@ function title(...words) {
 
 // --- colours ---
 
-const THEMES = { system: "As the system", light: "Light", dark: "Dark" };
+const THEMES = { system: "as the system", light: "light", dark: "dark" };
 
 function theme() {
   return document.documentElement.dataset.theme ?? "system";
@@ -102,8 +101,8 @@ function theme() {
 
 function drawTheme() {
   const button = part("theme");
-  put(button, THEMES[theme()]);
-  button.setAttribute("aria-label", `Colours: ${THEMES[theme()].toLowerCase()}. Change`);
+  put(button, `Colours: ${theme()}`);
+  button.title = `The colours are ${THEMES[theme()]}. Press to change them.`;
 }
 
 function turnTheme() {
@@ -124,14 +123,4 @@ function turnTheme() {
 part("theme").addEventListener("click", turnTheme);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => dispatchEvent(new Event("themechange")));
 drawTheme();
-firstLook();
 listen({ now: showNow, trouble: showTrouble, connection: showConnection });
-
-/** What the page came with: it is drawn before anything is asked. */
-function firstLook() {
-  const block = part("first");
-  if (block === null) return;
-  const { now, problem } = JSON.parse(block.textContent);
-  if (now) showNow(now);
-  else if (problem) showTrouble({ error: problem });
-}

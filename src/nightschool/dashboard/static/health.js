@@ -1,7 +1,7 @@
 // The page Health: what was found, what the machine stands on, its settings and its log.
 
 import { get } from "./ask.js";
-import { button, facts, oneAtATime } from "./bits.js";
+import { button, facts, oneAtATime, whenBack } from "./bits.js";
 import { fill, h, sentence } from "./dom.js";
 import { listen } from "./live.js";
 import { LogView } from "./log.js";
@@ -9,7 +9,7 @@ import { bytes, capital, count, share, when } from "./words.js";
 
 const EVERY_MS = 20_000;
 const ORDER = ["trouble", "watch", "good"];
-const CALLED = { trouble: "Trouble", watch: "Look after it soon", good: "Good" };
+const CALLED = { trouble: "Trouble", watch: "Look after soon", good: "Good" };
 const part = (id) => document.getElementById(id);
 
 const load = oneAtATime(async () => {
@@ -76,6 +76,6 @@ function drawSettings(settings) {
 
 const log = new LogView();
 part("log").replaceWith(log.node);
-listen({ changed: load, connection: (word) => word === "open" && load() });
+listen({ changed: load, connection: whenBack(load) });
 setInterval(() => document.hidden || load(), EVERY_MS);
 load();

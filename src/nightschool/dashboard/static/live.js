@@ -6,9 +6,15 @@ const QUIET_MS = 20_000;
 const listeners = new Set();
 let leave = null;
 let connection = null;
-let now = null;
+let { now, problem } = firstLook();
 let heard = 0;
 let watch = null;
+
+/** What the page came with, so that it can be drawn before anything is asked. */
+function firstLook() {
+  const block = document.getElementById("first");
+  return block === null ? { now: null, problem: null } : JSON.parse(block.textContent);
+}
 
 /**
  * Have these called with what the server sends: `now` (Now), `steps` (Curve), `events` (Events), `changed` ({what}),
@@ -20,6 +26,7 @@ export function listen(calls) {
   if (leave === null) begin();
   if (connection) calls.connection?.(connection);
   if (now) calls.now?.(now);
+  else if (problem) calls.trouble?.({ error: problem });
   return () => listeners.delete(calls);
 }
 
@@ -27,6 +34,7 @@ function tell({ type, data }) {
   heard = Date.now();
   if (type === "connection") connection = data;
   if (type === "now") now = data;
+  if (type === "trouble") problem = data.error;
   for (const calls of [...listeners]) {
     try {
       calls[type]?.(data);

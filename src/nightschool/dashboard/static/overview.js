@@ -5,7 +5,7 @@ import { nearest } from "./columns.js";
 import { fill, h, put, sentence } from "./dom.js";
 import { KINDS } from "./figure.js";
 import { listen } from "./live.js";
-import { ago, clock, count, day, duration, foreseen, loss, many, rate, roughly, when } from "./words.js";
+import { ago, capital, count, duration, foreseen, loss, many, rate, roughly, when } from "./words.js";
 
 const LATELY = 7;
 const EVENTS_BACK = 200;
@@ -30,12 +30,12 @@ function readCurve() {
   reading ??= Promise.all([get("/api/curve", { points: 1200 }), get("/api/marks")])
     .then(async ([curve, marks]) => {
       problem = null;
-      if (curve.step.length) {
-        await chart.begin(curve, marks);
-        part("chart-wait").hidden = true;
-        drawLegend();
-        drawFigures();
-      } else drawEmpty();
+      if (!curve.step.length) return drawEmpty();
+      part("chart-wait").hidden = true;
+      const drawn = chart.begin(curve, marks);
+      drawLegend();
+      drawFigures();
+      await drawn;
     })
     .catch((error) => {
       problem = error;
@@ -114,6 +114,7 @@ function drawNow(found) {
   chart.set({ live: now.status.state === "training" });
   drawFigures();
   drawSafe();
+  document.body.toggleAttribute("data-empty", now.empty && chart.all === null);
   if (now.empty) drawEmpty();
 }
 
@@ -152,9 +153,9 @@ function lossBefore(curve) {
   const began = file && file.first > curve.step[0] ? curve.smooth[nearest(curve.step, file.first)] : null;
   const dayBefore = curve.hours.at(-1) > 24 ? curve.smooth[nearest(curve.hours, curve.hours.at(-1) - 24)] : null;
   const told = [];
-  if (dayBefore !== null) told.push(`${loss(dayBefore)} a day of training ago`);
-  else if (began !== null) told.push(`${loss(began)} when this file began`);
-  return [`smoothed ${loss(smooth)}`, ...told].join(", ");
+  if (dayBefore !== null) told.push(`24 h of training ago ${loss(dayBefore)}`);
+  else if (began !== null) told.push(`when this file began ${loss(began)}`);
+  return [`smoothed ${loss(smooth)}`, ...told].join("; ");
 }
 
 function perDay(speed) {
@@ -224,14 +225,14 @@ function drawSafe() {
   const { last_checkpoint: checkpoint, last_snapshot: snapshot } = now.status;
   const bad = (findings ?? []).filter((one) => one.verdict !== "good");
   const facts = [
-    ["Checkpoint", checkpoint ? `step ${count(checkpoint.step)}, ${when(checkpoint.written_at, now.at)}` : "none yet"],
-    ["Snapshot", snapshot ? `${snapshot.name}, step ${count(snapshot.step)}` : "none yet"],
+    ["Last checkpoint", checkpoint ? `step ${count(checkpoint.step)}, ${when(checkpoint.written_at, now.at)}` : "none yet"],
+    ["Last snapshot", snapshot ? `${snapshot.name}, step ${count(snapshot.step)}` : "none yet"],
   ];
   const said = findings === null ? h("p", { class: "soft" }, "Looking …") : verdict(bad);
   fill(
     part("safe"),
     said,
-    h("dl", { class: "facts" }, facts.map(([what, value]) => h("div", null, h("dt", null, what), h("dd", null, value)))),
+    h("dl", { class: "list" }, facts.map(([what, value]) => h("div", null, h("dt", { class: "soft" }, what), h("dd", null, value)))),
     h("a", { href: "/saved", class: "more-link" }, "Everything that can be gone back to"),
   );
 }
@@ -274,10 +275,10 @@ function drawEvents() {
     h(
       "li",
       null,
-      h("span", { class: TROUBLE.has(event.kind) ? "trouble happened" : "happened" }, sentence(event.text)),
-      h("time", { class: "soft", datetime: event.at }, when(event.at, now?.at)),
+      h("time", { class: "soft", datetime: event.at }, capital(when(event.at, now?.at))),
+      h("span", { class: TROUBLE.has(event.kind) && "trouble" }, sentence(event.text)),
     );
-  fill(part("lately"), told.length ? h("ul", { class: "list" }, told.map(item)) : h("p", { class: "soft" }, "Nothing has happened yet."));
+  fill(part("lately"), told.length ? h("ul", { class: "diary" }, told.map(item)) : h("p", { class: "soft" }, "Nothing has happened yet."));
 }
 
 // --- an empty workspace ---
@@ -301,7 +302,7 @@ function drawEmpty() {
       h("h2", null, "Nothing to learn yet"),
       h("p", null, "Give it a data file, and this page will show one curve that goes on across every file from then on:"),
       h(
-        "ol",
+        "ul",
         null,
         h("li", null, "drop a file on this page, or ", h("a", { href: "/queue" }, "choose one"), ";"),
         h("li", null, "or put it into ", h("code", null, "inbox/"), " of the workspace;"),
@@ -312,24 +313,13 @@ function drawEmpty() {
   );
 }
 
-/** A file that is dropped here is taken where files are taken: the queue's own module shows what becomes of it. */
+/** Files may be dropped here too: the queue's own module takes them, and shows at the end of the page what they are. */
 function takeDrops() {
-  const place = document.querySelector(".chart-place");
-  const holdsFiles = (event) => event.dataTransfer?.types.includes("Files");
-  addEventListener("dragover", (event) => {
-    if (!holdsFiles(event)) return;
-    event.preventDefault();
-    place.classList.add("drop");
-  });
-  addEventListener("dragleave", (event) => event.relatedTarget === null && place.classList.remove("drop"));
-  addEventListener("drop", async (event) => {
-    if (!holdsFiles(event)) return;
-    event.preventDefault();
-    place.classList.remove("drop");
-    const files = [...event.dataTransfer.files];
-    const { take } = await import("./upload.js");
-    take(files);
-  });
+  const begin = () =>
+    import("./upload.js").then(({ uploads }) => part("adding").append(uploads({ added: () => quietly(readQueue) })));
+  // After the curve: nobody drops a file within the first second.
+  (globalThis.requestIdleCallback ?? setTimeout)(() => begin().catch((error) => console.warn(error.message)), { timeout: 3000 });
+  addEventListener("drop", () => part("adding").scrollIntoView({ block: "nearest" }));
 }
 
 // --- together ---
@@ -347,8 +337,7 @@ part("closer").addEventListener("click", () => chart.zoom(0.5));
 part("wider").addEventListener("click", () => chart.zoom(2));
 part("everything").addEventListener("click", () => chart.look());
 
-// The curve first; the rest when it is asked for already.
-quietly(readCurve);
+const MARKED = new Set(["snapshot", "resumed", "cut", "numerics", "began"]);
 listen({
   now: drawNow,
   steps: newSteps,
@@ -359,7 +348,7 @@ listen({
   changed,
   connection: (state) => state === "open" && problem !== null && quietly(readCurve),
 });
-const MARKED = new Set(["snapshot", "resumed", "cut", "numerics", "began"]);
-for (const read of [readQueue, readLearned, readEvents, readHealth]) quietly(read);
+// The curve first; the rest when it is asked for already.
+for (const read of [readCurve, readQueue, readLearned, readEvents, readHealth]) quietly(read);
 setInterval(() => !document.hidden && quietly(readHealth), HEALTH_MS);
 takeDrops();

@@ -94,7 +94,7 @@ function partShown(part) {
     fill(text, pieces(part.pieces, Infinity));
     more.remove();
     text.focus();
-  });
+  }, { class: "link" });
   fill(text, pieces(part.pieces, CHARACTERS));
   return h("div", { class: "part" }, h("p", { class: "part-title" }, title), text, whole > CHARACTERS ? more : null);
 }

@@ -1,7 +1,7 @@
 // The page Queue: what is in training, what waits, and adding files.
 
 import { get, post } from "./ask.js";
-import { act, button, choice, oneAtATime, pressed, redraw } from "./bits.js";
+import { act, button, choice, oneAtATime, pressed, redraw, whenBack } from "./bits.js";
 import { complain, confirm } from "./dialog.js";
 import { fill, h, sentence } from "./dom.js";
 import { listen } from "./live.js";
@@ -48,10 +48,11 @@ function drawWaiting() {
   const behind = queue.files.filter((file) => file.state !== "training");
   const all = Math.max(queue.waiting, behind.length);
   list.draw(behind.slice(0, shown), behind[shown] ?? null);
-  const comes = work(queue.steps, queue.seconds, queue.estimated);
-  const total = comes ? ` With what is in training that is ${comes}.` : "";
+  const ends = foreseen(queue.seconds);
+  const comes = work(queue.steps, ends ? null : queue.seconds, queue.estimated);
+  const total = comes ? ` With what is in training that is ${comes}${ends ? `: ${ends} if it runs on` : ""}.` : "";
   const files = `${count(all, "file")} ${all === 1 ? "waits" : "wait"}.`;
-  fill(part("queue-sum"), all ? `${files}${total}` : "Nothing waits. Add a file below, or put one into the folder inbox/ of the workspace.");
+  fill(part("queue-sum"), all ? `${files}${total}` : sentence("Nothing waits. Add a file above, or put one into the folder `inbox/` of the workspace."));
   part("how-to-move").hidden = all < 2;
   const more = all > shown && shown < 499;
   redraw(part("queue-more"), more ? button(`Show more of ${count(all)}`, () => ((shown = Math.min(499, shown + 3 * MORE)), load()), { dataset: { key: "more" } }) : null);
@@ -75,10 +76,10 @@ function drawTraining() {
   const name = status.current_file;
   const begun = name !== null && now.file_steps > 0;
   part("training").dataset.now = String(status.state === "training" && begun);
-  fill(part("training-name"), begun ? name : "Nothing is in training");
+  fill(part("training-name"), begun ? name : "Nothing right now");
   const words = [];
   if (begun) {
-    words.push(`${count(now.file_step)} of ${count(now.file_steps, "step")} done`);
+    words.push(`${count(now.file_step)} of ${count(now.file_steps, "step")}`);
     const ends = foreseen(now.file_seconds, now.at);
     words.push(ends || (status.state === "training" ? "" : `${status.state}${status.since ? ` ${since(status.since, now.at)}` : ""}`));
   } else {
@@ -168,8 +169,6 @@ listen({
   changed({ what }) {
     if (what.includes("queue") || what.includes("files")) load();
   },
-  connection(word) {
-    if (word === "open") load();
-  },
+  connection: whenBack(load),
 });
 load().catch(complain);

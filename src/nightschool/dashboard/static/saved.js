@@ -1,7 +1,7 @@
 // The page Checkpoints: every state that can be gone back to, newest first, and going back to one.
 
 import { get, post } from "./ask.js";
-import { agree, button, choice, oneAtATime, redraw } from "./bits.js";
+import { agree, button, choice, oneAtATime, redraw, whenBack } from "./bits.js";
 import { complain, confirm, followJob } from "./dialog.js";
 import { fill, h, sentence } from "./dom.js";
 import { listen } from "./live.js";
@@ -48,7 +48,7 @@ function moments() {
     to: one.problem ? null : one.name,
     damaged: one.problem,
     there: true,
-    notes: [`step ${count(one.step)}`, one.file && `learned last: ${one.file}`, `${one.keep ? "kept" : "removed soon"}: ${one.why}`],
+    notes: [`step ${count(one.step)}`, one.file && `learned last: ${one.file}`, [one.keep ? "kept" : "removed soon", one.why].filter(Boolean).join(": ")],
     ...one,
   }));
   return [...checkpoints, ...snapshots].sort((a, b) => Date.parse(b.at) - Date.parse(a.at) || b.step - a.step);
@@ -87,8 +87,8 @@ function drawSums() {
   ];
   fill(part("sums"), lines.filter(Boolean).join(" "));
   const bad = [...saved.checkpoints.filter((one) => one.there && one.state === "damaged"), ...saved.snapshots.filter((one) => one.problem)];
-  const words = `${count(bad.length, "saved state")} ${bad.length === 1 ? "is" : "are"} damaged. `;
-  fill(part("damage"), bad.length ? h("p", { class: "note trouble" }, words, "The machine does not use it; the others are not touched by that. Look after the disk, and see below.") : null);
+  const words = bad.length === 1 ? "A saved state is damaged, and the machine does not use it." : `${count(bad.length, "saved state")} are damaged, and the machine does not use them.`;
+  fill(part("damage"), bad.length ? h("p", { class: "note trouble" }, words, " Below it says what is wrong and what to do.") : null);
 }
 
 function empty() {
@@ -97,7 +97,7 @@ function empty() {
 
 function moment(one) {
   const verified = one.verified_at ? `verified ${ago(one.verified_at)}` : "never verified";
-  const sizes = one.own_bytes === null ? "" : [`${bytes(one.own_bytes)} own`, one.shared_bytes ? `${bytes(one.shared_bytes)} shared` : ""].filter(Boolean).join(", ");
+  const sizes = one.own_bytes === null ? [] : [`${bytes(one.own_bytes)} own`, one.shared_bytes ? `${bytes(one.shared_bytes)} shared` : ""];
   const advice = one.what === "Snapshot"
     ? "Go back to another one if you need to, and remove its folder from snapshots/ when you have looked at it."
     : "The machine passes over it and goes on from an older whole one. Nothing is to be done, unless it happens again: then test the disk.";
@@ -107,7 +107,7 @@ function moment(one) {
       h("p", null, h("span", { class: "tag" }, one.what), " ", h("span", { class: "name" }, one.title)),
       h("p", { class: "soft small" }, one.notes.filter(Boolean).join("; ")),
       one.damaged ? h("p", { class: "trouble" }, h("strong", null, "Damaged: "), sentence(one.damaged), ". ", h("span", { class: "soft" }, advice)) : null),
-    h("div", { class: "size soft small" }, h("span", null, sizes), one.there ? h("span", { title: one.verified_at ? when(one.verified_at) : false }, verified) : null),
+    h("div", { class: "size soft small" }, sizes.filter(Boolean).map((size) => h("span", null, size)), one.there ? h("span", { title: one.verified_at ? when(one.verified_at) : false }, verified) : null),
     one.to !== null ? button("Go back …", () => goBack(one), { class: "small", "aria-label": `Go back to ${one.what.toLowerCase()} ${one.title} …`, dataset: { key: `${one.what}-${one.generation}-${one.to}` } }) : h("span"));
 }
 
@@ -167,6 +167,6 @@ part("take").addEventListener("submit", async (event) => {
 });
 listen({
   changed: ({ what }) => what.includes("saved") && load(),
-  connection: (word) => word === "open" && load(),
+  connection: whenBack(load),
 });
 load();

@@ -1,0 +1,130 @@
+"""The four views in a browser, over the machine that was never run."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import uvicorn
+from playwright.sync_api import Browser, BrowserContext, Page, Route, sync_playwright
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+from starlette.routing import Route as Path
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from nightschool.dashboard.app import application
+from tests.dashboard.browser.rooms import World
+from tests.dashboard.browser.rooms_answers import answers, live
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; connect-src 'self'; img-src 'self' data: blob:; style-src 'self'; "
+    "worker-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+WIDE, NARROW = (1280, 800), (360, 740)
+Colours = Literal["light", "dark"]
+
+
+def app_of(get: Callable[[], World], root: str = "/home/ada/my-model") -> ASGIApp:
+    """The page over a world, under the policy that the real one is served with."""
+    services: Any = SimpleNamespace(layout=SimpleNamespace(root=root))
+    inner = application(services, answers(get))
+
+    async def stream(request: Request) -> StreamingResponse:
+        async def until_gone() -> AsyncIterator[bytes]:
+            async for part in live(get):
+                if await request.is_disconnected():
+                    return
+                yield part
+
+        return StreamingResponse(until_gone(), media_type="text/event-stream")
+
+    inner.router.routes.insert(0, Path("/api/live", stream))
+
+    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+        async def told(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"content-security-policy", POLICY.encode())]
+            await send(message)
+
+        await inner(scope, receive, told)
+
+    return guarded
+
+
+@contextmanager
+def serving(app: ASGIApp) -> Iterator[str]:
+    """The address at which the application answers."""
+    server = uvicorn.Server(
+        uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=1, lifespan="off")
+    )
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@contextmanager
+def browsing() -> Iterator[Browser]:
+    """A browser that asks nobody for anything by itself."""
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with sync_playwright() as tools:
+        browser = tools.chromium.launch(executable_path="/usr/bin/chromium", args=arguments)
+        yield browser
+        browser.close()
+
+
+class Visit:
+    """A page that is looked at, and all that it should not have done."""
+
+    def __init__(self, context: BrowserContext, address: str) -> None:
+        self.address = address
+        self.page: Page = context.new_page()
+        self.errors: list[str] = []
+        self.strangers: list[str] = []
+        self.page.on(
+            "console", lambda told: self.errors.append(told.text) if told.type in ("error", "warning") else None
+        )
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        context.route(lambda url: not url.startswith((address, "data:", "blob:")), self._stranger)
+
+    def _stranger(self, route: Route) -> None:
+        self.strangers.append(route.request.url)
+        route.abort()
+
+    def go(self, path: str) -> Page:
+        """Open a page of it."""
+        self.page.goto(self.address + path)
+        return self.page
+
+    def require_clean(self) -> None:
+        """No error in the console, nothing asked of another machine, no markup obeyed, nothing wider than the screen."""
+        assert self.errors == []
+        assert self.strangers == []
+        assert self.page.evaluate("window.stolen") is None
+        assert self.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@contextmanager
+def visiting(
+    browser: Browser, address: str, size: tuple[int, int] = WIDE, colours: Colours = "dark"
+) -> Iterator[Visit]:
+    """A visit with a profile of its own; it must have been clean, unless the test failed before."""
+    context = browser.new_context(
+        viewport={"width": size[0], "height": size[1]}, color_scheme=colours, locale="en-US", timezone_id="UTC"
+    )
+    context.set_default_timeout(8000)
+    try:
+        visit = Visit(context, address)
+        yield visit
+        visit.require_clean()
+    finally:
+        context.close()
