@@ -29,22 +29,26 @@ LOOKS = (
 AGAIN = {"curve": LOOKS[0], "queue": LOOKS[2], "files": LOOKS[3], "events": LOOKS[5]}
 NAMED = re.compile(r'(?:src|href)="(/static/[^"]+)"')
 CLOSER_SECONDS = 10.0
+AT_ONCE = 8
+"""Tabs that are being opened at the same moment: the page turns away more than so many requests at once."""
 
 
 class Tab:
     """One of them."""
 
-    def __init__(self, url: str, number: int) -> None:
+    def __init__(self, url: str, number: int, door: asyncio.Semaphore) -> None:
         self._host, self._port = urlsplit(url).hostname or "", urlsplit(url).port or 80
         self._chance = random.Random(number)
+        self._door = door
         self.opened = asyncio.Event()
 
     async def live(self) -> None:
         """Open, and stay open."""
-        page = await self._get("/")
-        for path in dict.fromkeys(NAMED.findall(page.decode())):
-            await self._get(path)
-        curve, *_ = [await self._get(path) for path in LOOKS]
+        async with self._door:
+            page = await self._get("/")
+            for path in dict.fromkeys(NAMED.findall(page.decode())):
+                await self._get(path)
+            curve, *_ = [await self._get(path) for path in LOOKS]
         await asyncio.gather(self._listen(), self._look_closer(json.loads(curve)["last"]))
 
     async def _listen(self) -> None:
@@ -92,7 +96,8 @@ class Tab:
 async def _serve(url: str, number: int) -> None:
     loop = asyncio.get_running_loop()
     while await loop.run_in_executor(None, sys.stdin.readline):  # open
-        tabs = [Tab(url, at) for at in range(number)]
+        door = asyncio.Semaphore(AT_ONCE)
+        tabs = [Tab(url, at, door) for at in range(number)]
         tasks = [asyncio.create_task(tab.live()) for tab in tabs]
         everyone = asyncio.gather(*(tab.opened.wait() for tab in tabs))
         failed, _ = await asyncio.wait([everyone, *tasks], return_when=asyncio.FIRST_COMPLETED)
