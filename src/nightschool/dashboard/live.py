@@ -142,7 +142,7 @@ class Live:
 
         def reading(ledger: Ledger) -> tuple[Beat, list[Message]]:
             beat = beats.look(self._layout, ledger)
-            return beat, [] if before is None else beats.told(ledger, self._reader.kept.history, before, beat)
+            return beat, [] if before is None else beats.told(ledger, self._reader.memory.history, before, beat)
 
         self.looks += 1
         try:
@@ -186,7 +186,7 @@ class Live:
 
     async def _catch_up(self, after: Place, beat: Beat, away: bool) -> bytes:
         def reading(ledger: Ledger) -> list[Message]:
-            return beats.missed(ledger, self._reader.kept.history, after, beat, away=away)
+            return beats.missed(ledger, self._reader.memory.history, after, beat, away=away)
 
         try:
             messages = await self._reader.read(reading)

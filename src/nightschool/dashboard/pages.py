@@ -118,9 +118,9 @@ def _first(services: Services, ledger: Ledger, name: str) -> dict[str, Any]:
     now = now_of(services.layout, ledger)
     if name != "overview":
         return {"now": now}
-    query, kept = CurveQuery(), services.reader.kept
+    query, memory = CurveQuery(), services.reader.memory
     return {
         "now": now,
-        "curve": kept.history.curve(ledger, now.generation, query.first, query.last, query.points),
-        "marks": kept.marked.marks(ledger, query.first, query.last),
+        "curve": memory.history.curve(ledger, now.generation, query.first, query.last, query.points),
+        "marks": memory.marked.marks(ledger, query.first, query.last),
     }

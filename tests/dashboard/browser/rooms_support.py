@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -14,24 +15,36 @@ from playwright.sync_api import Browser, BrowserContext, Page, Route, sync_playw
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.routing import Route as Path
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
+from nightschool.dashboard.admission import Rules
 from nightschool.dashboard.app import application
+from nightschool.dashboard.guard import Guard
+from nightschool.dashboard.pages import Templates
+from nightschool.dashboard.seldom import Seldom
+from nightschool.dashboard.signing_in import Tries
 from tests.dashboard.browser.rooms import World
-from tests.dashboard.browser.rooms_answers import answers, live
+from tests.dashboard.browser.rooms_answers import answers, live, now
 
-POLICY = (
-    "default-src 'none'; script-src 'self'; connect-src 'self'; img-src 'self' data: blob:; style-src 'self'; "
-    "worker-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-)
 WIDE, NARROW = (1280, 800), (360, 740)
 Colours = Literal["light", "dark"]
 
 
+class _First:
+    """Reads what a page's first look needs."""
+
+    def __init__(self, get: Callable[[], World]) -> None:
+        self._get = get
+
+    async def read(self, look: object) -> dict[str, Any]:
+        return {"now": now(self._get())}
+
+
 def app_of(get: Callable[[], World], root: str = "/home/ada/my-model") -> ASGIApp:
-    """The page over a world, under the policy that the real one is served with."""
-    services: Any = SimpleNamespace(layout=SimpleNamespace(root=root))
-    inner = application(services, answers(get))
+    """The page over a world, behind the guard of the real one."""
+    services: Any = SimpleNamespace(layout=SimpleNamespace(root=root), live=None, reader=_First(get))
+    templates = Templates(root)  # type: ignore[arg-type]  # shown, not opened
+    inner = application(services, answers(get), templates)
 
     async def stream(request: Request) -> StreamingResponse:
         async def until_gone() -> AsyncIterator[bytes]:
@@ -43,16 +56,8 @@ def app_of(get: Callable[[], World], root: str = "/home/ada/my-model") -> ASGIAp
         return StreamingResponse(until_gone(), media_type="text/event-stream")
 
     inner.router.routes.insert(0, Path("/api/live", stream))
-
-    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
-        async def told(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"content-security-policy", POLICY.encode())]
-            await send(message)
-
-        await inner(scope, receive, told)
-
-    return guarded
+    seldom = Seldom(logging.getLogger("nightschool.page"), time.monotonic)
+    return Guard(inner, Rules("127.0.0.1"), None, Tries(time.monotonic), seldom, templates.sign_in)
 
 
 @contextmanager
@@ -82,12 +87,26 @@ def browsing() -> Iterator[Browser]:
         browser.close()
 
 
+SHIFTS = """
+window.shifted = 0;
+new PerformanceObserver((list) => {
+  for (const entry of list.getEntries()) {
+    // What the frame does above the view is the frame's to test.
+    const main = document.getElementById("main");
+    if (entry.hadRecentInput || !entry.sources.some((one) => one.node !== main && main?.contains(one.node))) continue;
+    window.shifted += entry.value;
+  }
+}).observe({type: "layout-shift", buffered: true});
+"""
+
+
 class Visit:
     """A page that is looked at, and all that it should not have done."""
 
     def __init__(self, context: BrowserContext, address: str) -> None:
         self.address = address
         self.page: Page = context.new_page()
+        self.page.add_init_script(SHIFTS)
         self.errors: list[str] = []
         self.strangers: list[str] = []
         self.page.on(
@@ -105,11 +124,16 @@ class Visit:
         self.page.goto(self.address + path)
         return self.page
 
+    def forgive(self, word: str) -> None:
+        """Of an answer that the test asked for, the console may say that it was none."""
+        self.errors = [error for error in self.errors if not ("Failed to load resource" in error and word in error)]
+
     def require_clean(self) -> None:
         """No error in the console, nothing asked of another machine, no markup obeyed, nothing wider than the screen."""
         assert self.errors == []
         assert self.strangers == []
         assert self.page.evaluate("window.stolen") is None
+        assert self.page.evaluate("window.shifted") < 0.01
         assert self.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 

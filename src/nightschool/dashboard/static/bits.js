@@ -97,6 +97,11 @@ export function choice(name, legend, options, chosen) {
   return h("fieldset", { class: "options" }, h("legend", null, legend), options.map(one));
 }
 
+/** The first answers are there: the page, which kept still so far, is shown. */
+export function looked() {
+  document.body.classList.add("looked");
+}
+
 /** For `listen({connection})`: calls `work` when the server answers again after it did not. */
 export function whenBack(work) {
   let lost = false;

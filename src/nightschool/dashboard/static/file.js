@@ -92,7 +92,7 @@ export class FileView {
         ["Time", total(learnt)],
       ) : h("p", { class: "soft" }, "It is not trained yet."),
       h("h3", null, "Loss on held-out rows"), held,
-      h("p", { class: "soft small" }, "Loss in nats per learned token; lower is better."));
+      first || file.holdout_rows ? h("p", { class: "soft small" }, "Loss in nats per learned token; lower is better.") : null);
   }
 
   forgetting(file) {

@@ -1,7 +1,7 @@
 // The page Files: all that was ever dropped, searched and filtered; `#12` in the address opens file 12.
 
 import { get } from "./ask.js";
-import { button, oneAtATime, redraw, settled, whenBack } from "./bits.js";
+import { button, looked, oneAtATime, redraw, settled, whenBack } from "./bits.js";
 import { complain } from "./dialog.js";
 import { fill, h, sentence } from "./dom.js";
 import { FileView } from "./file.js";
@@ -10,6 +10,7 @@ import { ALL_STATES, stateOf } from "./telling.js";
 import { count, day, loss } from "./words.js";
 
 const PAGE = 50;
+const ROUNDS = 40; // a search that finds little is asked on by itself so often, then on request
 const part = (id) => document.getElementById(id);
 const asked = { search: "", state: "" };
 let files = [];
@@ -23,17 +24,12 @@ const load = oneAtATime(async () => {
   const most = Math.max(PAGE, files.length);
   const query = { ...asked };
   try {
-    let all = [];
-    let found = { next: null };
-    do {
-      found = await get("/api/files", { ...query, limit: Math.min(200, most - all.length), before: found.next });
-      all = [...all, ...found.files];
-      if (query.search !== asked.search || query.state !== asked.state) return; // a newer question is on its way
-    } while (found.next !== null && all.length < most);
-    files = all;
-    ({ next, counts } = found);
+    const found = await pages(query, null, most);
+    if (found === null) return;
+    ({ files, next, counts } = found);
     fill(part("files-trouble"));
   } catch (error) {
+    looked();
     fill(part("files-trouble"), h("p", { class: "note trouble" }, sentence(error.message)), button("Try again", load));
     return;
   }
@@ -44,8 +40,8 @@ const more = oneAtATime(async () => {
   if (next === null) return;
   const query = { ...asked };
   try {
-    const found = await get("/api/files", { ...query, limit: PAGE, before: next });
-    if (query.search !== asked.search || query.state !== asked.state) return;
+    const found = await pages(query, next, PAGE);
+    if (found === null) return;
     files = [...files, ...found.files];
     ({ next, counts } = found);
     draw();
@@ -53,6 +49,18 @@ const more = oneAtATime(async () => {
     complain(error);
   }
 });
+
+/** The next files, up to `most`: a page may hold few, or none, and yet not be the last. Null: nobody asks any more. */
+async function pages(query, before, most) {
+  let all = [];
+  let found = { next: before };
+  for (let round = 0; round < ROUNDS && all.length < most && (round === 0 || found.next !== null); round += 1) {
+    found = await get("/api/files", { ...query, limit: Math.min(200, most - all.length), before: found.next });
+    if (query.search !== asked.search || query.state !== asked.state) return null;
+    all = [...all, ...found.files];
+  }
+  return { ...found, files: all };
+}
 
 function ask(changes) {
   Object.assign(asked, changes);
@@ -63,12 +71,13 @@ function ask(changes) {
 }
 
 function draw() {
+  looked();
   drawStates();
   const all = Object.values(counts).reduce((sum, number) => sum + number, 0);
   part("files-table").hidden = files.length === 0;
   redraw(part("files-rows"), files.map(row));
   fill(part("files-empty"), files.length ? null : empty(all));
-  redraw(part("files-more"), next === null ? null : button("Show more", more, { dataset: { key: "more" } }));
+  redraw(part("files-more"), next === null ? null : button(files.length ? "Show more" : "Search in older files", more, { dataset: { key: "more" } }));
 }
 
 function empty(all) {
@@ -79,7 +88,7 @@ function empty(all) {
     part("search").value = "";
     ask({ search: "", state: "" });
   });
-  return h("div", { class: "empty" }, h("p", null, "No file is like that."), clear);
+  return h("div", { class: "empty" }, h("p", null, next === null ? "No file is like that." : "None of the newer files is like that."), clear);
 }
 
 function drawStates() {
@@ -124,6 +133,7 @@ function route() {
   part("listing").hidden = id !== null;
   view.node.hidden = id === null;
   if (id !== null) {
+    looked();
     view.open(id);
     scrollTo(0, 0);
   } else {

@@ -1,7 +1,7 @@
 // The page Health: what was found, what the machine stands on, its settings and its log.
 
 import { get } from "./ask.js";
-import { button, facts, oneAtATime, whenBack } from "./bits.js";
+import { button, facts, looked, oneAtATime, whenBack } from "./bits.js";
 import { fill, h, sentence } from "./dom.js";
 import { listen } from "./live.js";
 import { LogView } from "./log.js";
@@ -19,6 +19,7 @@ const load = oneAtATime(async () => {
   } catch (error) {
     fill(part("health-trouble"), h("p", { class: "note trouble" }, sentence(error.message)), button("Try again", load));
   }
+  looked();
 });
 
 function draw(found) {

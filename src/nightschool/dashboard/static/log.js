@@ -8,6 +8,8 @@ import { count } from "./words.js";
 
 const EVERY_MS = 2000;
 const LINES = 200;
+const ROUNDS = 10; // a search that finds little looks further back by itself so often, then on request
+const ENOUGH = 20;
 const MOST = 5000; // lines that are kept on the page
 
 /** The log. */
@@ -42,11 +44,14 @@ export class LogView {
     this.follow();
   }
 
-  ask(search) {
+  async ask(search) {
     this.search = search.trim();
     this.lines = [];
     this.before = null;
-    this.follow();
+    fill(this.list);
+    await this.follow();
+    for (let round = 0; round < ROUNDS && this.search && this.lines.length < ENOUGH && this.before !== null; round += 1) await this.more();
+    this.end();
   }
 
   async look() {
@@ -63,6 +68,8 @@ export class LogView {
     const at = found.lines.findLastIndex((line) => last && line.at === last.at && line.text === last.text);
     if (at >= 0) {
       if (at + 1 < found.lines.length) this.append(found.lines.slice(at + 1));
+    } else if (asked && last && (!found.lines.length || found.lines[0].at > last.at)) {
+      this.append(found.lines); // a search looks at the newest part only, and what was found before lies behind that
     } else {
       // The first look, another log, or more new lines than were asked for.
       this.lines = found.lines;
@@ -105,7 +112,7 @@ export class LogView {
   tell() {
     this.older.disabled = this.before === null;
     this.down.hidden = this.following();
-    const none = this.search ? "No line has that in it." : "The log is empty: the machine has not written to it yet.";
+    const none = this.search ? (this.before === null ? "No line has that in it." : "No newer line has that in it.") : "The log is empty: the machine has not written to it yet.";
     const way = this.following() ? "New lines are shown as they come." : "New lines wait at the end.";
     put(this.words, this.lines.length ? `${count(this.lines.length, "line")}. ${way}` : none);
   }

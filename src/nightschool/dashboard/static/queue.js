@@ -1,7 +1,7 @@
 // The page Queue: what is in training, what waits, and adding files.
 
 import { get, post } from "./ask.js";
-import { act, button, choice, oneAtATime, pressed, redraw, whenBack } from "./bits.js";
+import { act, button, choice, looked, oneAtATime, pressed, redraw, whenBack } from "./bits.js";
 import { complain, confirm } from "./dialog.js";
 import { fill, h, sentence } from "./dom.js";
 import { listen } from "./live.js";
@@ -38,7 +38,8 @@ const load = oneAtATime(async () => {
     drawAside(aside);
     drawTraining();
   } catch (error) {
-    fill(part("queue-trouble"), h("p", { class: "trouble" }, sentence(error.message)), button("Try again", load));
+    looked();
+    fill(part("queue-trouble"), h("p", { class: "note trouble" }, sentence(error.message)), button("Try again", load));
     return;
   }
   fill(part("queue-trouble"));
@@ -90,6 +91,7 @@ function drawTraining() {
   bar.max = Math.max(1, now.file_steps);
   bar.value = begun ? now.file_step : 0;
   drawActs(status, begun);
+  if (queue !== null) looked();
 }
 
 function drawActs(status, begun) {

@@ -1,7 +1,7 @@
 // The page Checkpoints: every state that can be gone back to, newest first, and going back to one.
 
 import { get, post } from "./ask.js";
-import { agree, button, choice, oneAtATime, redraw, whenBack } from "./bits.js";
+import { agree, button, choice, looked, oneAtATime, redraw, whenBack } from "./bits.js";
 import { complain, confirm, followJob } from "./dialog.js";
 import { fill, h, sentence } from "./dom.js";
 import { listen } from "./live.js";
@@ -21,6 +21,7 @@ const load = oneAtATime(async () => {
   } catch (error) {
     fill(part("saved-trouble"), h("p", { class: "note trouble" }, sentence(error.message)), button("Try again", load));
   }
+  looked();
 });
 
 /** Checkpoints and snapshots as one list, newest first. */
@@ -81,7 +82,7 @@ function drawSums() {
   const there = saved.checkpoints.filter((one) => one.there);
   const own = [...there, ...saved.snapshots].reduce((sum, one) => sum + (one.own_bytes ?? 0), 0);
   const lines = [
-    `${count(there.length, "checkpoint")} and ${count(saved.snapshots.length, "snapshot")} are there. Their own bytes are ${bytes(own)}.`,
+    there.length + saved.snapshots.length > 0 && `${count(there.length, "checkpoint")} and ${count(saved.snapshots.length, "snapshot")} are there. Their own bytes are ${bytes(own)}.`,
     saved.next_snapshot && `The next snapshot is taken ${when(saved.next_snapshot) === clock(saved.next_snapshot) ? "at " : ""}${when(saved.next_snapshot)}.`,
     saved.second_place && `Copies go to ${saved.second_place}.`,
   ];

@@ -58,7 +58,7 @@ export function uploads({ added }) {
   });
   const label = h("label", { for: "picker", class: "picker-label" }, "Choose files");
   const hint = h("span", { class: "soft" }, h("span", { class: "by-mouse" }, "or drop them anywhere on this page. "), "They are shown first, and added only when you say so.");
-  const node = h("section", { class: "adding", "aria-labelledby": "adding-title" },
+  const node = h("section", { class: "adding waits", "aria-labelledby": "adding-title" },
     h("h2", { id: "adding-title" }, "Add files"), h("p", { class: "pick" }, picker, label, hint), all, cards);
   dropping(take);
   return node;
