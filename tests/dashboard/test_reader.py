@@ -50,7 +50,7 @@ def reader(layout: Layout) -> Iterator[Reader]:
 
 
 def ask(reader: Reader, **query: Any) -> Any:
-    return asyncio.run(reader.read(lambda ledger: reader.kept.history.curve(ledger, 0, **query)))
+    return asyncio.run(reader.read(lambda ledger: reader.memory.history.curve(ledger, 0, **query)))
 
 
 def test_a_ledger_that_was_put_in_place_of_another_is_read_anew(layout: Layout, reader: Reader, tmp_path: Path) -> None:
@@ -67,8 +67,8 @@ def test_a_ledger_that_was_put_in_place_of_another_is_read_anew(layout: Layout, 
 def test_control_what_was_kept_of_the_other_ledger_would_be_shown(
     layout: Layout, reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = reader.kept
-    monkeypatch.setattr("nightschool.dashboard.reader.Kept", lambda: kept)
+    kept = reader.memory
+    monkeypatch.setattr("nightschool.dashboard.reader.Memory", lambda: kept)
     with pytest.raises(AssertionError):
         test_a_ledger_that_was_put_in_place_of_another_is_read_anew(layout, reader, tmp_path)
 
