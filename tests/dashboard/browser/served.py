@@ -62,7 +62,9 @@ class Site:
         mine: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._streams.add(mine)
         try:
-            yield b"retry: 300\n\n" + encode([Message("now", madeup.now(self.run))], Place(2, self._told, self.run.done))
+            yield b"retry: 300\n\n" + encode(
+                [Message("now", madeup.now(self.run))], Place(2, self._told, self.run.done)
+            )
             while (text := await mine.get()) is not None:
                 yield text
         finally:
