@@ -34,18 +34,18 @@ class Asked:
     def delete(self, path: str, status: int = 200) -> Any:
         return self._told(self.client.delete(path), status)
 
-    def send(self, name: str, data: bytes | Iterator[bytes], status: int = 200, **headers: str) -> Any:
+    def send(self, name: str, data: bytes | Iterator[bytes], status: int = 200, *, length: str | None = None) -> Any:
+        headers = {} if length is None else {"content-length": length}
         answer = self.client.post("/api/uploads", params={"name": name}, content=data, headers=headers)
         return self._told(answer, status)
 
     def ended(self, job: dict[str, Any]) -> dict[str, Any]:
         """The job, once it has ended."""
-        for _ in range(3000):
-            found = self.get(f"/api/jobs/{job['id']}")
-            if found["state"] in ("done", "failed"):
-                return found
+        end = time.monotonic() + 60
+        while (found := self.get(f"/api/jobs/{job['id']}"))["state"] not in ("done", "failed"):
+            assert time.monotonic() < end, f"it does not end: {found}"
             time.sleep(0.01)
-        raise AssertionError(f"it does not end: {found}")
+        return found
 
     @staticmethod
     def _told(answer: Any, status: int) -> Any:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from nightschool import durable
-from nightschool.dashboard import shapes
+from nightschool.dashboard import plans, shapes
+from nightschool.dashboard.endpoints import NotThere
 from nightschool.ledger import Ledger
 from nightschool.workspace import Layout
 from tests.dashboard.asking import ENDPOINTS, Asked, asking
@@ -217,3 +219,25 @@ def test_every_endpoint_of_the_contract_is_there() -> None:
         "/api/rollback", "/api/forget", "/api/snapshot", "/api/verify",
     }  # fmt: skip
     assert {one.gives for one in ENDPOINTS if one.status == 202} == {shapes.Job}
+
+
+def test_a_slow_plan_holds_up_neither_a_pause_nor_the_page(
+    page: Asked, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached, go_on = threading.Event(), threading.Event()
+
+    def slow(*_: object) -> object:
+        reached.set()
+        assert go_on.wait(30)
+        raise NotThere("At last.")
+
+    monkeypatch.setattr(plans, "of_rollback", slow)
+    said: list[str] = []
+    asker = threading.Thread(target=lambda: said.append(page.post("/api/rollback/plan", {"to": "10"}, 404)))
+    asker.start()
+    assert reached.wait(30)
+    assert "Paused" in page.post("/api/pause")["said"]
+    assert not said
+    go_on.set()
+    asker.join(30)
+    assert said == ["At last."]

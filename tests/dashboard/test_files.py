@@ -20,20 +20,17 @@ from nightschool.errors import DataError
 from nightschool.intake import rejected
 from nightschool.intake.rows import BadRow
 from nightschool.ledger import Arrival, HoldoutRow, Ledger, StepRow
-from nightschool.ledger.files import STATES, State
+from nightschool.ledger.files import STATES
 from nightschool.workspace import Layout
 from tests.dashboard.looking import ask, longest_read, services_of
 from tests.snapshots import made
 
 NAMES = (
-    "Ärger.jsonl",
-    "a/ärger.csv",
-    "straße.txt",
-    "STRASSE.TXT",
-    "<script>alert(1)</script>.jsonl",
-    "x.jsonl",
-    "名前.txt",
-)
+    "Ärger.jsonl", "a/ärger.csv", "straße.txt", "STRASSE.TXT", "<script>alert(1)</script>.jsonl", "x.jsonl", "名前.txt",
+)  # fmt: skip
+SEARCHES = ("", "ä", "Ä", "RGER", "SS", "ß", "<SCRIPT", "名", ".", "nowhere")
+
+Rows = list[tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -49,7 +46,7 @@ def services(layout: Layout) -> Iterator[Services]:
 
 
 @pytest.fixture(scope="module")
-def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Services, list[tuple[int, str, State]]]]:
+def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Services, Rows]]:
     """Sixty files in all states; their numbers, names and states, newest first."""
     layout = Layout(tmp_path_factory.mktemp("many"))
     layout.create()
@@ -70,7 +67,8 @@ def listed(services: Services, **query: Any) -> list[int]:
     found: list[int] = []
     before: int | None = None
     while True:
-        page = ask(services, files.ENDPOINTS, "/api/files", **query, **({"before": before} if before else {}))
+        place = {} if before is None else {"before": before}
+        page = ask(services, files.ENDPOINTS, "/api/files", **{**query, **place})
         assert len(page["files"]) <= query.get("limit", 50)
         found += [file["id"] for file in page["files"]]
         if page["next"] is None:
@@ -88,7 +86,7 @@ def listed(services: Services, **query: Any) -> list[int]:
     state=st.sampled_from(["", *STATES]), at_once=st.integers(1, 70), most=st.integers(1, 200),
 )  # fmt: skip
 def test_pages_joined_are_all_files_newest_first(
-    many: tuple[Services, list[tuple[int, str, State]]], limit: int, search: str, state: str, at_once: int, most: int
+    many: tuple[Services, Rows], limit: int, search: str, state: str, at_once: int, most: int
 ) -> None:
     services, rows = many
     wanted = [
@@ -114,7 +112,7 @@ def test_names_are_found_however_their_letters_are_written(tmp_path: Path) -> No
             assert listed(services, search="ärger") == [], "control: small letters alone do not find it"
 
 
-def test_counts_are_of_all_files_whatever_is_asked_for(many: tuple[Services, list[tuple[int, str, State]]]) -> None:
+def test_counts_are_of_all_files_whatever_is_asked_for(many: tuple[Services, Rows]) -> None:
     services, rows = many
     page = ask(services, files.ENDPOINTS, "/api/files", search="nowhere", state="learned")
     assert page["files"] == []
@@ -126,7 +124,7 @@ def test_a_state_that_there_is_not_is_refused(services: Services) -> None:
         ask(services, files.ENDPOINTS, "/api/files", state="eaten")
 
 
-def test_h4_names_are_passed_on_as_they_are(many: tuple[Services, list[tuple[int, str, State]]]) -> None:
+def test_h4_names_are_passed_on_as_they_are(many: tuple[Services, Rows]) -> None:
     services, _ = many
     (name,) = {file["name"] for file in ask(services, files.ENDPOINTS, "/api/files", search="script")["files"]}
     assert name == "<script>alert(1)</script>.jsonl"

@@ -15,6 +15,7 @@ from nightschool.dashboard.admission import Asked, Rules, refusal
 from nightschool.dashboard.app import application
 from nightschool.dashboard.endpoints import Call, Endpoint
 from nightschool.dashboard.guard import HEADERS, local_path
+from nightschool.dashboard.limits import Limits
 from nightschool.dashboard.pages import Templates
 from nightschool.dashboard.services import Services
 from nightschool.dashboard.shapes import Done, Pause
@@ -60,7 +61,7 @@ def client(open_page: OpenPage) -> TestClient:
 @pytest.fixture
 def unguarded(services: Services) -> TestClient:
     """The same page without its guard: the control."""
-    app = application(services, ENDPOINTS, Templates(services.layout.root))
+    app = application(services, ENDPOINTS, Templates(services.layout.root), Limits())
     return TestClient(app, base_url=HERE, raise_server_exceptions=False)
 
 
@@ -221,8 +222,8 @@ def test_a_mistake_of_ours_is_told_without_its_text(client: TestClient, caplog: 
     caplog.set_level("WARNING", "nightschool.page")
     for _ in range(5):
         answer = client.get("/api/fail")
-    assert answer.status_code == 500
-    assert "nobody" not in answer.text
+        assert answer.status_code == 500
+        assert "nobody" not in answer.text
     assert len(caplog.records) == 1  # once a minute, however often
     assert "something that nobody may read" in str(caplog.records[0].exc_info)
 

@@ -117,10 +117,8 @@ def test_an_accident_of_ours_is_a_sentence_too_and_the_log_has_the_rest(caplog: 
 
 def test_so_many_are_kept_and_none_that_has_not_ended() -> None:
     jobs, gate = Jobs(), Gate()
-    for number in range(KEPT + 10):
-        last = over(jobs, jobs.start(str(number), lambda _: "Done."))
-    assert len(jobs.all()) == KEPT
-    assert jobs.all()[-1] == last
+    done = [over(jobs, jobs.start(str(number), lambda _: "Done.")) for number in range(KEPT + 10)]
+    assert jobs.all() == done[-KEPT:]
     blocked = jobs.start("gate", gate)
     waiting = [jobs.start("waits", lambda _: "Done.") for _ in range(MOST_WAITING - 1)]
     with pytest.raises(TooMuch) as refused:

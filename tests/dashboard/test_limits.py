@@ -151,9 +151,11 @@ def test_h6_too_many_connections_are_closed(services: Services) -> None:
         assert page.ask("/api/openapi.json")[0] == 200
 
 
-def test_h6_a_head_of_any_length_is_refused(tight: Served) -> None:
-    status, _ = tight.ask("/", "GET", f"X-Long: {'x' * TIGHT.head_bytes * 2}")
-    assert status == 400
+@pytest.mark.parametrize("times", [2, 20])
+def test_h6_a_head_of_any_length_is_refused(tight: Served, times: int) -> None:
+    # What comes in one piece is read in one piece: then it is the guard that counts.
+    status, _ = tight.ask("/", "GET", f"X-Long: {'x' * TIGHT.head_bytes * times}")
+    assert status in (400, 431)
 
 
 @pytest.mark.parametrize("chunked", [False, True])

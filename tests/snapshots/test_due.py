@@ -151,3 +151,23 @@ def test_a_date_that_was_noted_is_settled_and_few_are_kept(days: list[date]) -> 
         assert due.due(datetime.combine(day, time(3)), AT, done) is None
         assert len(done) <= due.MOST_DONE
     assert due.from_row(due.to_row(done)) == done
+
+
+@given(st.datetimes(datetime(2026, 1, 1), datetime(2026, 12, 30)), st.sampled_from([AT, "03:30", "00:00", "23:59"]))
+def test_when_the_next_one_comes_is_the_first_moment_at_which_it_is_due(naive: datetime, at: str) -> None:
+    now = naive.replace(tzinfo=HELSINKI)
+    done = due.noted({}, due.stands_for(now, time.fromisoformat(at)), "taken")
+    following = due.comes(now, at, done)
+    assert following is not None
+    assert following.tzinfo is HELSINKI
+    assert following.replace(tzinfo=None) > naive
+    assert due.due(following, at, done) is not None
+    assert due.due(following - timedelta(minutes=1), at, done) is None
+
+
+def test_one_that_is_due_already_came_in_the_past_and_without_a_time_none_comes() -> None:
+    now = helsinki(2026, 11, 20, 9)
+    taken = due.noted({}, date(2026, 11, 18), "taken")
+    assert due.comes(now, AT, taken) == helsinki(2026, 11, 20, 3)
+    assert due.comes(now, AT, None) == helsinki(2026, 11, 21, 3)
+    assert due.comes(now, "", taken) is None

@@ -27,10 +27,12 @@ class Rules:
     Attributes:
         bound: the address that was asked to listen on.
         hosts: further names by which the page may be called, with or without a port.
+        head_bytes: the longest head of a request.
     """
 
     bound: str = "127.0.0.1"
     hosts: Sequence[str] = ()
+    head_bytes: int = 32_768
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,14 @@ class Asked:
         method, path: as sent, the path without its query.
         headers: by name in lower case, all values of each.
         arrived_at: the address of this machine that the connection came to; "" where it is not known.
+        size: of all of the head, in bytes.
     """
 
     method: str
     path: str
     headers: Mapping[str, Sequence[str]] = field(default_factory=dict)
     arrived_at: str = ""
+    size: int = 0
 
     def one(self, name: str) -> str | None:
         """A header; None where it is not there."""
@@ -65,6 +69,8 @@ class Refusal:
 
 def refusal(rules: Rules, asked: Asked) -> Refusal | None:
     """Why a request is refused; None where it is let in."""
+    if asked.size > rules.head_bytes:
+        return Refusal(431, f"No head of a request is longer than {rules.head_bytes:,} bytes.", "too much")
     return _foreign_name(rules, asked) or _foreign_page(asked) or _body_of_a_form(asked)
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import bisect
+import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import msgspec
 
-from nightschool.dashboard.shapes import Now
-from nightschool.dashboard.standin import events_after, now_of, steps_between
+from nightschool.dashboard.history import History
+from nightschool.dashboard.looks import events_of, now_of
+from nightschool.dashboard.shapes import Curve, Now
 from nightschool.ledger import Ledger
 from nightschool.workspace import Layout
 
@@ -18,6 +21,7 @@ MOST_EVENTS = 200
 QUEUE = 50
 """Files at the head of the queue whose order is watched; further changes of it show in the numbers."""
 ALL = ("curve", "queue", "files", "saved")
+_PLACE = re.compile(r"(\d{1,18})\.(\d{1,18})\.(\d{1,18})", re.ASCII)
 
 
 class Changed(msgspec.Struct, kw_only=True):
@@ -48,11 +52,8 @@ class Place:
     @classmethod
     def read(cls, text: str) -> Self | None:
         """The place that a text names, or None where it names none."""
-        try:
-            generation, event, step = (int(part) for part in text.split(".") if part.isdecimal() and len(part) <= 18)
-        except ValueError:
-            return None
-        return cls(generation, event, step)
+        found = _PLACE.fullmatch(text)
+        return None if found is None else cls(*(int(part) for part in found.groups()))
 
 
 @dataclass(frozen=True)
@@ -82,32 +83,41 @@ def look(layout: Layout, ledger: Ledger) -> Beat:
     )
 
 
-def told(ledger: Ledger, before: Beat, now: Beat) -> list[Message]:
+def told(ledger: Ledger, history: History, before: Beat, now: Beat) -> list[Message]:
     """What is new since the look before, in the order in which it is told; `now` comes last."""
     changed = [what for what in now.prints if now.prints[what] != before.prints[what]]
-    return [*_missed(ledger, before.place, now.place, changed), Message("now", now.now)]
+    return [*_missed(ledger, history, before.place, now.place, changed), Message("now", now.now)]
 
 
-def missed(ledger: Ledger, after: Place, now: Beat, *, away: bool) -> list[Message]:
+def missed(ledger: Ledger, history: History, after: Place, now: Beat, *, away: bool) -> list[Message]:
     """What someone has missed who was told all up to a place. Nobody knows what else changed while they were `away`."""
     others = ALL[1:] if away or after != now.place else ()
-    return [*_missed(ledger, after, now.place, others), Message("now", now.now)]
+    return [*_missed(ledger, history, after, now.place, others), Message("now", now.now)]
 
 
-def _missed(ledger: Ledger, after: Place, now: Place, changed: Sequence[str]) -> list[Message]:
-    found: list[Message] = []
+def _missed(ledger: Ledger, history: History, after: Place, now: Place, changed: Sequence[str]) -> list[Message]:
     if after.generation != now.generation or after.event > now.event or now.event - after.event > MOST_EVENTS:
         # Another past, another ledger, or too much to tell: all is asked for again.
         return [Message("changed", Changed(what=list(ALL)))]
-    if now.step < after.step or now.step - after.step > MOST_STEPS:
-        changed = ["curve", *changed]
-    elif now.step > after.step:
-        found.append(Message("steps", steps_between(ledger, after.step + 1, now.step)))
+    found: list[Message] = []
+    if now.step != after.step:
+        curve = history.since(ledger, now.generation, after.step, MOST_STEPS) if now.step > after.step else None
+        if curve is None:
+            changed = ["curve", *changed]
+        else:
+            found.append(Message("steps", _up_to(curve, now.step)))
     if now.event > after.event:
-        found.append(Message("events", events_after(ledger, after.event, MOST_EVENTS)))
+        found.append(Message("events", events_of(ledger, after.event, MOST_EVENTS)))
     if changed:
         found.append(Message("changed", Changed(what=list(changed))))
     return found
+
+
+def _up_to(curve: Curve, step: int) -> Curve:
+    """A curve without the steps that were written since the look: they are told after it, once."""
+    many = bisect.bisect_right(curve.step, step)
+    columns = {name: value[:many] for name, value in msgspec.structs.asdict(curve).items() if isinstance(value, list)}
+    return msgspec.structs.replace(curve, last=min(curve.last, step), steps_done=min(curve.steps_done, step), **columns)
 
 
 def _changed_at(layout: Layout) -> int:

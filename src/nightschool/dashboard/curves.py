@@ -14,7 +14,7 @@ async def curve(call: Call) -> Curve:
     reader, layout = call.services.reader, call.services.layout
 
     def look(ledger: Ledger) -> Curve:
-        return reader.kept.history.curve(ledger, read_generation(layout), query.first, query.last, query.points)
+        return reader.memory.history.curve(ledger, read_generation(layout), query.first, query.last, query.points)
 
     return await reader.read(look)
 
@@ -23,7 +23,7 @@ async def marks(call: Call) -> Marks:
     """GET /api/marks."""
     query: CurveQuery = call.query
     reader = call.services.reader
-    return await reader.read(lambda ledger: reader.kept.marked.marks(ledger, query.first, query.last))
+    return await reader.read(lambda ledger: reader.memory.marked.marks(ledger, query.first, query.last))
 
 
 ENDPOINTS: tuple[Endpoint, ...] = (

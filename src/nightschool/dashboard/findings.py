@@ -203,10 +203,8 @@ def rejected(seen: Seen) -> Iterator[Finding]:
     lately = _lately(seen.rejected, seen.now)
     if lately:
         files = "1 file was" if len(lately) == 1 else f"{len(lately):,} files were"
-        yield finding(
-            "rejected files", "watch", f"{files} rejected in the last 24 hours, {lately[-1].text} the last",
-            "Each lies in rejected/, beside a text that says why.",
-        )  # fmt: skip
+        text = f"{files} rejected in the last 24 hours, the last: {lately[-1].text.rstrip('.')}"
+        yield finding("rejected files", "watch", text, "Each lies in rejected/, beside a text that says why.")
     else:
         yield finding("rejected files", "good", "none in the last 24 hours")
 
@@ -216,7 +214,7 @@ def accidents(seen: Seen) -> Iterator[Finding]:
     lately = _lately(seen.accidents, seen.now)
     restarts = "" if not seen.restarts else f"; the trainer was started again {_times(seen.restarts)} since the start"
     if lately:
-        text = f"{len(lately):,} in the last 24 hours; the last: {lately[-1].text.rstrip('.')}{restarts}"
+        text = f"{len(lately):,} in the last 24 hours, the last: {lately[-1].text.rstrip('.')}{restarts}"
         yield finding("accidents", "watch", text, "Nothing learned is lost: it goes on from the last checkpoint.")
     else:
         yield finding("accidents", "good", f"none in the last 24 hours{restarts}")

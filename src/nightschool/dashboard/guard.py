@@ -177,8 +177,10 @@ def local_path(text: str) -> str:
 
 def read_head(scope: Scope) -> Asked:
     """The head of a request, as the rules read it."""
+    headers: Sequence[tuple[bytes, bytes]] = scope["headers"]
     server: Sequence[str | int] = scope.get("server") or ("",)
-    return Asked(scope["method"], scope["path"], _by_name(scope["headers"]), str(server[0]))
+    size = len(scope["path"]) + len(scope["query_string"]) + sum(len(name) + len(value) for name, value in headers)
+    return Asked(scope["method"], scope["path"], _by_name(headers), str(server[0]), size)
 
 
 def client(scope: Scope) -> str:

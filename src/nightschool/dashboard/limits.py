@@ -22,7 +22,7 @@ class Limits:
         connections: open at once; further ones are closed at once.
         requests: answered at once, live streams not counted.
         streams: live streams at once.
-        head_bytes: of a request's first line and headers.
+        head_bytes: of a request's first line and headers, read before they are complete.
         head_seconds: a request's head must be there so long after the connection, or the answer before.
         body_seconds, body_bytes: in so many seconds a body must bring so many bytes; the second time that it does not,
             in a row, it is not waited for.

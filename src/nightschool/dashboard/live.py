@@ -13,6 +13,7 @@ from sse_starlette import EventSourceResponse
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from nightschool.dashboard import beats
 from nightschool.dashboard.answers import trouble
@@ -21,6 +22,7 @@ from nightschool.dashboard.limits import LIVE
 from nightschool.dashboard.reader import Reader
 from nightschool.dashboard.shapes import Trouble
 from nightschool.errors import NightschoolError
+from nightschool.ledger import Ledger
 from nightschool.workspace import Layout
 
 LOOK_SECONDS = 1.0
@@ -42,7 +44,6 @@ class Live:
     Args:
         layout: the workspace.
         reader: reads the ledger.
-        streams: at once, at most.
         pause: waits between two looks.
     """
 
@@ -51,12 +52,10 @@ class Live:
         layout: Layout,
         reader: Reader,
         *,
-        streams: int = 100,
         pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self._layout = layout
         self._reader = reader
-        self._most = streams
         self._pause = pause
         self._kept: deque[bytes] = deque(maxlen=KEPT)
         self._told = 0
@@ -69,13 +68,10 @@ class Live:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._catching_up: dict[tuple[Place, bool], asyncio.Future[bytes]] = {}
         self._closed = False
+        self.streams = 0
+        """Answers under way; `watching` are those of them that have begun to tell."""
         self.watching = 0
         self.looks = 0
-
-    @property
-    def full(self) -> bool:
-        """Whether there are as many streams as there may be."""
-        return self.watching >= self._most
 
     def tell(self, kind: str, data: msgspec.Struct) -> None:
         """Tell everyone who watches at once. From any thread; who does not watch is not told."""
@@ -144,9 +140,9 @@ class Live:
     async def _look(self) -> None:
         before = self._beat
 
-        def reading(ledger: beats.Ledger) -> tuple[Beat, list[Message]]:
+        def reading(ledger: Ledger) -> tuple[Beat, list[Message]]:
             beat = beats.look(self._layout, ledger)
-            return beat, [] if before is None else beats.told(ledger, before, beat)
+            return beat, [] if before is None else beats.told(ledger, self._reader.memory.history, before, beat)
 
         self.looks += 1
         try:
@@ -189,8 +185,11 @@ class Live:
         return await asyncio.shield(found)
 
     async def _catch_up(self, after: Place, beat: Beat, away: bool) -> bytes:
+        def reading(ledger: Ledger) -> list[Message]:
+            return beats.missed(ledger, self._reader.memory.history, after, beat, away=away)
+
         try:
-            messages = await self._reader.read(lambda ledger: beats.missed(ledger, after, beat, away=away))
+            messages = await self._reader.read(reading)
         except NightschoolError as error:
             return encode([Message("trouble", Trouble(error=str(error), kind=type(error).__name__))], None)
         return encode(messages, beat.place)
@@ -215,11 +214,11 @@ def encode(messages: Sequence[Message], place: Place | None) -> bytes:
     return b"".join(parts)
 
 
-def route(live: Live) -> Route:
-    """GET /api/live."""
+def route(live: Live, most: int) -> Route:
+    """GET /api/live, for so many at once."""
 
     async def answer(request: Request) -> Response:
-        if live.full:
+        if live.streams >= most:
             text = "As many tabs as can watch do so already. Close one of them."
             return trouble(503, text, "too much", {"Retry-After": "10"})
         again = request.headers.get("last-event-id")
@@ -227,10 +226,24 @@ def route(live: Live) -> Route:
         # A place that says nothing is as good as none, and whoever came back with it has missed nobody knows what.
         if after is None and again is not None:
             after = Place(-1, 0, 0)
-        stream = live.stream(after, away=again is not None)
-        return EventSourceResponse(stream, ping=COMMENT_SECONDS, sep="\n")
+        return _Streaming(live, after, away=again is not None)
 
     return Route(LIVE, answer, methods=["GET"])
+
+
+class _Streaming(EventSourceResponse):
+    """A stream, counted from before its first byte until whatever ends it."""
+
+    def __init__(self, live: Live, after: Place | None, *, away: bool) -> None:
+        super().__init__(live.stream(after, away=away), ping=COMMENT_SECONDS, sep="\n")
+        self._live = live
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._live.streams += 1
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._live.streams -= 1
 
 
 def _differs(before: Beat, beat: Beat) -> bool:

@@ -147,6 +147,8 @@ def longest(stretches: Sequence[Stretch], first: int, last: int, most: int = FIL
 
 def _overlapping(stretches: Sequence[Stretch], ends: Sequence[int], first: int, last: int) -> Sequence[Stretch]:
     """Those that share a step with `first` to `last`; `ends` are their last steps."""
+    if first > last:
+        return []
     low = bisect_left(ends, first)
     high = low
     for at in range(low, len(stretches)):

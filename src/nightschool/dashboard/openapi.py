@@ -40,6 +40,7 @@ TROUBLES = {
     415: "neither JSON nor, for a file, application/octet-stream",
     422: "what was sent cannot be used",
     429: "too many at once",
+    431: "a head longer than is taken",
     503: "the ledger cannot be read now, or too much is asked at once",
 }
 

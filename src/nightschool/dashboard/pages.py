@@ -17,11 +17,11 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from nightschool import __version__
+from nightschool.dashboard.looks import now_of
 from nightschool.dashboard.services import Services
-from nightschool.dashboard.standin import now_of
+from nightschool.dashboard.shapes import CurveQuery
 from nightschool.errors import NightschoolError
 from nightschool.ledger import Ledger
-from nightschool.workspace import Layout
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
@@ -104,7 +104,7 @@ def _showing(services: Services, templates: Templates, name: str) -> Callable[[R
         del request
         first: dict[str, Any] = {"now": None, "problem": None}
         try:
-            first |= await services.reader.read(lambda ledger: _first(services.layout, ledger, name))
+            first |= await services.reader.read(lambda ledger: _first(services, ledger, name))
         except NightschoolError as error:
             # The page itself is there, and says so; its scripts ask again.
             first["problem"] = str(error)
@@ -113,7 +113,14 @@ def _showing(services: Services, templates: Templates, name: str) -> Callable[[R
     return show
 
 
-def _first(layout: Layout, ledger: Ledger, name: str) -> dict[str, Any]:
-    """What a page's first look needs, so that it asks for nothing more."""
-    del name
-    return {"now": now_of(layout, ledger)}
+def _first(services: Services, ledger: Ledger, name: str) -> dict[str, Any]:
+    """What a page's first look needs, so that it asks for nothing more: the curve as /api/curve gives it."""
+    now = now_of(services.layout, ledger)
+    if name != "overview":
+        return {"now": now}
+    query, memory = CurveQuery(), services.reader.memory
+    return {
+        "now": now,
+        "curve": memory.history.curve(ledger, now.generation, query.first, query.last, query.points),
+        "marks": memory.marked.marks(ledger, query.first, query.last),
+    }

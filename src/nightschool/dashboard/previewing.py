@@ -31,6 +31,7 @@ KEPT = 8
 """Previews that are remembered of one file."""
 OUTPUT_BYTES = 32 << 20
 POLL_SECONDS = 0.25
+END_SECONDS = 10.0
 NICE = 15
 
 Gone = Callable[[], Awaitable[bool]]
@@ -114,13 +115,8 @@ class Previews:
         finally:
             for task in (work, watch):
                 task.cancel()
-            # Also what it may have started; where all have ended, there is no such group any more.
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-            with suppress(ProcessLookupError):
-                process.kill()
             await asyncio.gather(work, watch, return_exceptions=True)
-            await process.wait()
+            await asyncio.shield(_ended(process))
 
 
 def _command(layout: Layout, path: Path, rows: int) -> Sequence[str]:
@@ -150,7 +146,14 @@ async def _output(process: asyncio.subprocess.Process) -> tuple[bytes, bytes]:
     """What it says on both streams, of each no more than is sensible."""
     assert process.stdout is not None
     assert process.stderr is not None
-    out, err = await asyncio.gather(_bounded(process.stdout), _bounded(process.stderr))
+    both = [asyncio.ensure_future(_bounded(stream)) for stream in (process.stdout, process.stderr)]
+    try:
+        out, err = await asyncio.gather(*both)
+    finally:
+        # One that is given up leaves the other reading, and a stream has one reader only.
+        for one in both:
+            one.cancel()
+        await asyncio.gather(*both, return_exceptions=True)
     await process.wait()
     return out, err
 
@@ -162,6 +165,23 @@ async def _bounded(stream: asyncio.StreamReader) -> bytes:
             raise DataError("The preview of this file is too large to be shown. `nightschool preview` shows it.")
         found += piece
     return bytes(found)
+
+
+async def _ended(process: asyncio.subprocess.Process) -> None:
+    """End it, and what it may have started, and collect it."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)  # where all have ended, there is no such group any more
+    streams = [stream for stream in (process.stdout, process.stderr) if stream is not None]
+    with suppress(TimeoutError):
+        async with asyncio.timeout(END_SECONDS):
+            # `wait` does not return while something is left to be read.
+            await asyncio.gather(*(_emptied(stream) for stream in streams))
+            await process.wait()
+
+
+async def _emptied(stream: asyncio.StreamReader) -> None:
+    while await stream.read(1 << 16):
+        pass
 
 
 async def _until(gone: Gone) -> None:

@@ -16,7 +16,7 @@ from nightschool.workspace import Layout
 T = TypeVar("T")
 
 
-class Kept:
+class Memory:
     """What was read of the ledger that is open, so that it need not be read again."""
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Reader:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         self._ledger: Ledger | None = None
         self._file: tuple[int, int] | None = None
-        self.kept = Kept()
+        self.memory = Memory()
         """For what `read` calls, in its thread; another one where the ledger was opened anew."""
 
     async def read(self, look: Callable[[Ledger], T]) -> T:
@@ -72,4 +72,4 @@ class Reader:
         if ledger is not None:
             ledger.close()
         # Another file may count its revisions and events to the same numbers.
-        self.kept = Kept()
+        self.memory = Memory()

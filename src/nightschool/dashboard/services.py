@@ -17,17 +17,17 @@ class Services:
 
     Args:
         layout: the workspace.
-        streams: live streams at once, at most.
     """
 
-    def __init__(self, layout: Layout, *, streams: int = 100) -> None:
+    def __init__(self, layout: Layout) -> None:
         self.layout = layout
         self.workspace = Workspace(layout)
         self.reader = Reader(layout)
-        self.live = Live(layout, self.reader, streams=streams)
+        self.live = Live(layout, self.reader)
         self.hands = Hands("acts")
         self.planning = Hands("plans")
         self.jobs = Jobs()
+        self.jobs.observe(lambda job: self.live.tell("job", job))
         self.uploads = Uploads(layout)
         self.previews = Previews(layout)
 

@@ -108,7 +108,7 @@ def _serve(
 ) -> None:
     listening, moved = listen(settings.host, settings.port)
     address = url(settings.host, listening.getsockname()[1])
-    services = Services(layout, streams=limits.streams)
+    services = Services(layout)
     key = Key(settings.token, layout.root) if settings.token else None
     app = guarded(services, ENDPOINTS, Rules(settings.host, tuple(settings.allowed_hosts)), key, limits)
     say(f"The page is at {address}{f' ({moved})' if moved else ''}.")

@@ -13,6 +13,7 @@ import secrets
 import shutil
 import time
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -167,7 +168,7 @@ class Uploads:
         for id, staged in list(self._staged.items()):
             if not staged.busy and self.clock() >= staged.expires:
                 del self._staged[id]
-                self._remove(staged.path.parent)
+                self._submit_removal(staged.path.parent)
 
     def close(self) -> None:
         """Remove all; returns at once."""
@@ -248,7 +249,7 @@ class Uploads:
     def _remove(self, folder: Path) -> asyncio.Future[None]:
         return asyncio.wrap_future(self._submit_removal(folder))
 
-    def _submit_removal(self, folder: Path):
+    def _submit_removal(self, folder: Path) -> Future[None]:
         return self._hands.submit(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -42,24 +42,25 @@ class Run:
     asked: list[str] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
+    smooth: list[float] = field(default_factory=list)
 
     def grow(self, to: int) -> None:
         """Train up to that step. The same steps are the same numbers in each run."""
-        level = self.losses[-1] if self.losses else 0.0
         for step in range(len(self.losses) + 1, to + 1):
             file, into = _file_of(step)
             ease = 0.16 * math.sin(file * 2.1) + 0.12 * math.exp(-into / 500)
             level = 1.62 + 1.5 * math.exp(-step / 5200) + 1.2 * math.exp(-step / 300) + ease
             noise = random.Random(step)
             self.losses.append(max(0.05, level + noise.gauss(0, 0.11)))
-            self.norms.append(
-                0.42 + 0.5 * math.exp(-step / 3000) + abs(noise.gauss(0, 0.12)) + (noise.random() > 0.9995) * 3
-            )
+            before = self.smooth[-1] if self.smooth else self.losses[-1]
+            self.smooth.append(before + (self.losses[-1] - before) * 0.03)
+            self.norms.append(0.42 + 0.5 * math.exp(-step / 3000) + abs(noise.gauss(0, 0.12)) + (noise.random() > 0.9995) * 3)
         self.done = to
 
-    @property
-    def file(self) -> int:
-        return _file_of(max(1, self.done))[0]
+    def copy(self) -> Run:
+        """Another one, that may be changed."""
+        lists = {name: list(getattr(self, name)) for name in ("asked", "losses", "norms", "smooth")}
+        return replace(self, **lists)
 
 
 def whole() -> Run:
@@ -106,17 +107,15 @@ def curve(run: Run, first: int, last: int, points: int) -> shapes.Curve:
     first, last = max(1, first), min(last, run.done)
     span = max(1, math.ceil((last - first + 1) / points))
     columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
-    smooth = run.losses[first - 1] if first <= run.done else 0.0
     for start in range(first, last + 1, span):
         steps = range(start, min(start + span, last + 1))
         good = [run.losses[n - 1] for n in steps if n not in run.bad]
         norms = [run.norms[n - 1] for n in steps]
         mean = math.fsum(good) / len(good) if good else None
-        smooth = smooth if mean is None else smooth + (mean - smooth) * min(1.0, 0.02 * len(good) + 0.03)
         end = steps[-1]
         point = {
             "step": end, "tokens": end * TOKENS, "hours": end * SECONDS / 3600, "loss": mean,
-            "loss_min": min(good, default=None), "loss_max": max(good, default=None), "smooth": smooth,
+            "loss_min": min(good, default=None), "loss_max": max(good, default=None), "smooth": run.smooth[end - 1],
             "bad": len(steps) - len(good), "learning_rate": 1e-4 * min(1, end / 400), "grad_norm": sum(norms) / len(norms),
             "grad_norm_max": max(norms), "tokens_per_second": 2150 + 40 * math.sin(end / 900) - 600 * (end % 9000 < span),
         }  # fmt: skip
@@ -130,9 +129,7 @@ def marks(run: Run) -> shapes.Marks:
     files, start = [], 1
     for number, (name, steps) in enumerate(zip(NAMES, LENGTHS, strict=True)):
         if start <= run.done:
-            files.append(
-                shapes.FileMark(first=start, last=min(start + steps - 1, run.done), name=name, ids=[number + 1])
-            )
+            files.append(shapes.FileMark(first=start, last=min(start + steps - 1, run.done), name=name, ids=[number + 1]))
         start += steps
     found = [
         _mark("resumed", 5_000, "Training went on from checkpoint 5,000 after the power had failed."),
@@ -207,20 +204,10 @@ def endpoints(run: Callable[[], Run]) -> tuple[Endpoint, ...]:
             for n, name in enumerate(names)
         ]  # fmt: skip
         seconds = sum(one.seconds or 0 for one in waiting)
-        return shapes.Queue(
-            files=waiting[: call.query.limit], waiting=len(waiting), steps=5210, seconds=seconds, estimated=True
-        )
+        return shapes.Queue(files=waiting[: call.query.limit], waiting=len(waiting), steps=5210, seconds=seconds, estimated=True)
 
     async def answer_files(call: Call) -> shapes.Files:
-        learned = (
-            []
-            if run().empty
-            else [
-                (14, "corrections.jsonl", 2.31, 1.87),
-                (13, "wiki-de.parquet", 2.62, 2.06),
-                (12, NAMES[11], None, None),
-            ]
-        )
+        learned = [] if run().empty else [(14, "corrections.jsonl", 2.31, 1.87), (13, "wiki-de.parquet", 2.62, 2.06), (12, NAMES[11], None, None)]
         files = [
             shapes.File(id=n, name=name, state="learned", reason=None, bytes=1_900_000, rows=2210, rows_bad=0, tokens=900_000,
                         label_tokens=500_000, priority="normal", duplicate_of=None, arrived_at="2026-11-25T10:00:00+00:00",
@@ -267,6 +254,4 @@ def _loss(run: Run, step: int) -> float | None:
 
 
 def _mark(kind: Any, step: int, text: str) -> shapes.Mark:
-    return shapes.Mark(
-        kind=kind, step=step, at=(AT - timedelta(seconds=SECONDS * (45_000 - step))).isoformat(), text=text
-    )
+    return shapes.Mark(kind=kind, step=step, at=(AT - timedelta(seconds=SECONDS * (45_000 - step))).isoformat(), text=text)

@@ -23,12 +23,11 @@ from tests.dashboard.browser import madeup
 class Site:
     """A served page. `say` tells all streams something, as the machine's own page does."""
 
-    def __init__(self, run: madeup.Run, folder: Path) -> None:
+    def __init__(self, run: madeup.Run) -> None:
         self.run = run
-        self.folder = folder
         self.url = ""
         self.full = False
-        """The streams' own word for: no more of them."""
+        """Whether there are as many streams as there may be."""
         self._streams: set[asyncio.Queue[bytes | None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._told = 0

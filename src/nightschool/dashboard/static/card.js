@@ -19,7 +19,7 @@ export function tell(card, curve, marks, number) {
     ["Gradient norm", norms(curve, number)],
     ["Speed", rate(curve.tokens_per_second[number])],
     ["Trained on", many(curve.tokens[number], "tokens")],
-    ["In", duration(curve.hours[number] * 3600)],
+    ["Trained for", duration(curve.hours[number] * 3600)],
   ];
   const trouble = bad ? `The loss of ${count(bad, "step")} was not a number.` : "";
   fill(

@@ -4,6 +4,7 @@ import { tell } from "./card.js";
 import { append, nearest } from "./columns.js";
 import { put } from "./dom.js";
 import { figure, places, scales } from "./figure.js";
+import { sketch } from "./sketch.js";
 import { count } from "./words.js";
 
 const POINTS = 1200;
@@ -13,15 +14,19 @@ const REDRAW_MS = 1000;
 const CONFIG = { displayModeBar: false, doubleClick: false, showTips: false, scrollZoom: false, displaylogo: false };
 const NOTHING = { files: [], files_left_out: 0, marks: [], marks_left_out: 0 };
 
-/** Plotly, once its script has come. */
+/** Plotly, once its script has come. It is fetched from the beginning, and begun when the curve can be seen. */
 export function plotly() {
   if (globalThis.Plotly) return Promise.resolve(globalThis.Plotly);
-  const script = document.getElementById("plotly");
   return new Promise((resolve, reject) => {
+    const script = document.createElement("script");
     script.addEventListener("load", () => resolve(globalThis.Plotly));
-    script.addEventListener("error", () => reject(new Error("The script that draws the curve did not come.")));
+    script.addEventListener("error", () => reject(new Error("The script that draws the curve did not come. Load the page again.")));
+    script.src = document.getElementById("plotly").href;
+    document.head.append(script);
   });
 }
+
+const painted = () => new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)));
 
 export class Chart {
   /** `parts`: elements {box, card, line, said}; `changed` is called after what is seen has changed. */
@@ -51,17 +56,23 @@ export class Chart {
 
   /** The whole curve, and its marks. The first time draws at once, and what is below a frame later. */
   async begin(all, marks) {
-    this.plotly ??= await plotly();
-    const first = this.all === null;
+    const first = this.plotly === null;
     this.all = all;
     this.fine = null;
     this.marks = marks;
+    if (first) {
+      this.sketch();
+      // In a hidden tab nothing is ever painted; then there is nothing to wait for.
+      if (!document.hidden) await painted();
+      this.plotly = await plotly();
+    }
     if (this.range !== null && this.range.first >= all.last - LEAST_STEPS) this.range = null;
     await this.draw();
     if (!first) {
       this.refine();
       return;
     }
+    this.sketched.remove();
     performance.mark("chart");
     requestAnimationFrame(() =>
       setTimeout(() => {
@@ -187,18 +198,32 @@ export class Chart {
     this.timer = null;
     if (this.plotly === null || this.all === null || !this.box.clientWidth) return;
     this.drawnAt = performance.now();
-    const at = (this.at = places(this.box.clientWidth, this.box.clientHeight));
-    at.coarse = matchMedia("(pointer: coarse)").matches;
-    const { data, layout } = figure({
-      curve: this.curve, all: this.all, marks: this.marks, range: this.seen, along: this.along, log: this.log,
-      hidden: this.hidden, at, colours: this.colours(), small: this.small, live: this.live, measure: (text) => this.measure(text),
-    });
-    this.window = layout.xaxis.range;
+    const { data, layout } = this.figure().made;
     const drawn = this.box.data ? "react" : "newPlot";
     await this.plotly[drawn](this.box, data, layout, CONFIG);
     if (drawn === "newPlot") this.box.on("plotly_relayout", (change) => this.dragged(change));
     this.point(this.cursor);
     this.changed?.(this);
+  }
+
+  /** What can be seen before plotly is there. */
+  sketch() {
+    const { made, at } = this.figure();
+    this.sketched = sketch(made, at);
+    this.box.before(this.sketched);
+    performance.mark("curve");
+  }
+
+  /** The figure as it is to be drawn now, and its places. */
+  figure() {
+    const at = (this.at = places(this.box.clientWidth, this.box.clientHeight));
+    at.coarse = matchMedia("(pointer: coarse)").matches;
+    const made = figure({
+      curve: this.curve, all: this.all, marks: this.marks, range: this.seen, along: this.along, log: this.log,
+      hidden: this.hidden, at, colours: this.colours(), small: this.small, live: this.live, measure: (text) => this.measure(text),
+    });
+    this.window = made.layout.xaxis.range;
+    return { made, at };
   }
 
   dragged(change) {
@@ -251,10 +276,14 @@ export class Chart {
     this.box.addEventListener("pointerdown", (event) => {
       if (event.pointerType === "mouse") this.point(null);
       else this.pointAt(event);
+      this.box.dataset.pressed = "";
       // Plotly keeps the press to itself; the wheel and the keys need the focus.
       this.box.focus({ preventScroll: true });
     }, true);
-    this.box.addEventListener("blur", () => this.point(null));
+    this.box.addEventListener("blur", () => {
+      delete this.box.dataset.pressed;
+      this.point(null);
+    });
     this.box.addEventListener("dblclick", () => this.look());
     this.box.addEventListener("wheel", (event) => this.wheel(event), { passive: false, capture: true });
     this.box.addEventListener("keydown", (event) => this.key(event));
@@ -326,6 +355,7 @@ export class Chart {
     };
     if (!Object.hasOwn(acts, event.key)) return;
     event.preventDefault();
+    delete this.box.dataset.pressed;
     acts[event.key]();
     if (["+", "=", "-", "0", "PageUp", "PageDown"].includes(event.key)) {
       put(this.said, `Steps ${count(this.seen.first)} to ${count(this.seen.last)}.`);

@@ -1,6 +1,6 @@
 // What plotly is to draw, made from a curve, its marks and what is to be seen of them. Nothing is drawn or asked here.
 import { across, extent, place, quantile } from "./columns.js";
-import { count, learningRate } from "./words.js";
+import { count, learningRate, loss } from "./words.js";
 
 export const KINDS = {
   snapshot: { words: "Snapshots", symbol: "circle-open" },
@@ -70,7 +70,7 @@ export function figure({ curve, all, marks, range, along, log, hidden, at, colou
     ...(atEnd ? [tip(curve, x, live ? colours.lamp : colours.blue, live ? colours.lampLine : colours.blue)] : []),
     ...(small ? smallTraces(curve, x, colours) : []),
   ];
-  const loss = lossRange(visible, log);
+  const losses = lossRange(visible, log);
   const layout = {
     width: at.width,
     height: at.height,
@@ -98,15 +98,15 @@ export function figure({ curve, all, marks, range, along, log, hidden, at, colou
       tickfont: { color: colours.soft },
       ...ticksAlong(along, to),
     },
-    yaxis: axis(at, at.main, { range: loss, type: log ? "log" : "linear", gridcolor: colours.line, nticks: 7, ...(log ? { dtick: loss[1] - loss[0] < 1.2 ? "D2" : 1 } : {}) }),
+    yaxis: axis(at, at.main, { range: losses, type: log ? "log" : "linear", gridcolor: colours.line, nticks: 7, ...(log ? logTicks(losses) : {}) }),
     yaxis2: axis(at, at.strip, { range: [0, 1], visible: false }),
     yaxis3: { ...axis(at, at.main, { range: [0, 1], visible: false }), overlaying: "y" },
     shapes: [...(live && atEnd && files.length && !hidden.has("files") ? [lit(files.at(-1), range, scale, colours)] : [])],
     annotations: [
       axisTitle(along, at, colours),
       ...(hidden.has("files") ? [] : fileNames(files, range, scale, at, colours, measure, live && atEnd)),
-      ...(atEnd ? tipValue(curve, loss, log, at, live ? colours.lampInk : colours.blue) : []),
-      ...(small ? smallTitles(at, colours) : []),
+      ...(atEnd ? tipValue(curve, losses, log, at, live ? colours.lampInk : colours.blue) : []),
+      ...(small ? smallTitles(at, curve, atEnd, colours) : []),
     ],
     ...(small ? smallAxes(at, visible, colours) : {}),
   };
@@ -116,7 +116,7 @@ export function figure({ curve, all, marks, range, along, log, hidden, at, colou
 /** The unit stands at the right end of the numbers: a line of its own would cost height. */
 function axisTitle(along, at, colours) {
   return {
-    xref: "paper", x: 1, xanchor: "left", xshift: 8, yref: "paper", y: 1 - (at.strip[1] + 4) / at.height, yanchor: "top",
+    xref: "paper", x: 1, xanchor: "left", xshift: 8, yref: "paper", y: 1 - (at.strip[1] + 1) / at.height, yanchor: "top",
     text: { step: "steps", tokens: "tokens", hours: "hours" }[along], showarrow: false, font: { size: at.narrow ? 11 : 12, color: colours.soft },
   };
 }
@@ -200,12 +200,12 @@ function tip(curve, x, fill, edge) {
   return line({ mode: "markers", x: [x[end]], y: [curve.smooth[end]], marker, cliponaxis: false, name: "now" });
 }
 
-function tipValue(curve, loss, log, at, color) {
+function tipValue(curve, losses, log, at, color) {
   const value = curve.smooth.findLast((one) => one !== null);
   if (value === undefined || value === null) return [];
   const y = log ? Math.log10(value) : value;
-  if (!(y >= loss[0] && y <= loss[1])) return [];
-  const text = value >= 0.1 && value < 100 ? value.toFixed(2) : value.toPrecision(3);
+  if (!(y >= losses[0] && y <= losses[1])) return [];
+  const text = loss(value);
   const font = { size: at.narrow ? 12 : 14, color, weight: 600 };
   return [{ xref: "paper", x: 1, xanchor: "left", xshift: 8, yref: "y", y, yanchor: "middle", text, showarrow: false, font }];
 }
@@ -286,6 +286,24 @@ function lossRange(visible, log) {
   return [Math.max(0, low - room), high + room];
 }
 
+const TICKS = [[1], [1, 3], [1, 2, 5], [1, 1.5, 2, 3, 4, 5, 7], [1, 1.2, 1.4, 1.6, 1.8, 2, 2.2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9]];
+
+/** Few round numbers between the ends of a logarithmic axis; plotly gives one or none where these are near. */
+function logTicks([low, high]) {
+  let found = [];
+  for (const digits of TICKS) {
+    found = [];
+    for (let power = Math.floor(low); power <= Math.floor(high); power++) {
+      for (const digit of digits) {
+        const value = Number((digit * 10 ** power).toPrecision(3));
+        if (Math.log10(value) >= low && Math.log10(value) <= high) found.push(value);
+      }
+    }
+    if (found.length >= 4) return { tickvals: found, ticktext: found.map(String) };
+  }
+  return found.length >= 2 ? { tickvals: found, ticktext: found.map(String) } : { nticks: 6 };
+}
+
 const SMALL = [
   { name: "learning_rate", title: "Learning rate", says: learningRate },
   { name: "grad_norm", title: "Gradient norm", says: (value) => String(value) },
@@ -302,15 +320,19 @@ function smallTraces(curve, x, colours) {
 function smallAxes(at, visible, colours) {
   const made = {};
   SMALL.forEach(({ name, says }, n) => {
-    const others = name === "grad_norm" ? [quantile(visible("grad_norm_max"), 0.995) ?? 0] : [];
-    const high = Math.max(...(extent(visible(name)) ?? [0, 1]), ...others) || 1;
-    const tick = round(high);
-    // From 0: how small a part a change is, is part of what is seen.
+    const { range, tick } = smallRange(visible(name), name === "grad_norm" ? visible("grad_norm_max") : []);
     made[`yaxis${n + 4}`] = axis(at, at.smalls[n], {
-      range: [0, Math.max(high * 1.08, tick)], gridcolor: colours.line, tickvals: [0, tick], ticktext: ["0", says(tick)],
+      range, gridcolor: colours.line, tickvals: [0, tick], ticktext: ["0", says(tick)],
     });
   });
   return made;
+}
+
+/** From 0: how small a part a change is, is part of what is seen. */
+function smallRange(values, highest) {
+  const high = Math.max(extent(values)?.[1] ?? 1, quantile(highest, 0.995) ?? 0) || 1;
+  const tick = round(high);
+  return { range: [0, Math.max(high * 1.08, tick)], tick };
 }
 
 /** The largest number of one digit (or 1.5, 2.5) that is not above `high`. */
@@ -320,9 +342,24 @@ function round(high) {
   return Number((size * (first < 3 ? Math.floor(first * 2) / 2 : Math.floor(first))).toPrecision(2));
 }
 
-function smallTitles(at, colours) {
-  return SMALL.map(({ title }, n) => ({
-    xref: "paper", x: 0, xanchor: "left", yref: "paper", y: 1 - (at.smalls[n][0] - 2) / at.height, yanchor: "bottom",
-    text: title, showarrow: false, font: { size: at.narrow ? 11 : 12, color: colours.soft },
-  }));
+/** What each is, and what it is now. */
+function smallTitles(at, curve, atEnd, colours) {
+  const font = { size: at.narrow ? 11 : 12, color: colours.soft };
+  return SMALL.flatMap(({ name, title, says }, n) => {
+    const [top, bottom] = at.smalls[n];
+    const made = [{
+      xref: "paper", x: 0, xanchor: "left", yref: "paper", y: 1 - (top - 2) / at.height, yanchor: "bottom", text: title,
+      showarrow: false, font,
+    }];
+    const value = curve[name].findLast((one) => one !== null);
+    if (atEnd && value !== undefined) {
+      const axis = smallRange(curve[name], name === "grad_norm" ? curve.grad_norm_max : []);
+      const y = bottom - (bottom - top) * Math.min(1, value / axis.range[1]);
+      made.push({
+        xref: "paper", x: 1, xanchor: "left", xshift: 8, yref: "paper", y: 1 - y / at.height, yanchor: "middle",
+        text: name === "grad_norm" ? loss(value) : says(value), showarrow: false, font,
+      });
+    }
+    return made;
+  });
 }

@@ -93,7 +93,7 @@ function title(...words) {
 
 // --- colours ---
 
-const THEMES = { system: "As the system", light: "Light", dark: "Dark" };
+const THEMES = { system: "as the system", light: "light", dark: "dark" };
 
 function theme() {
   return document.documentElement.dataset.theme ?? "system";
@@ -101,8 +101,8 @@ function theme() {
 
 function drawTheme() {
   const button = part("theme");
-  put(button, THEMES[theme()]);
-  button.setAttribute("aria-label", `Colours: ${THEMES[theme()].toLowerCase()}. Change`);
+  put(button, `Colours: ${theme()}`);
+  button.title = `The colours are ${THEMES[theme()]}. Press to change them.`;
 }
 
 function turnTheme() {

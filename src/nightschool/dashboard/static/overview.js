@@ -30,12 +30,12 @@ function readCurve() {
   reading ??= Promise.all([get("/api/curve", { points: 1200 }), get("/api/marks")])
     .then(async ([curve, marks]) => {
       problem = null;
-      if (curve.step.length) {
-        await chart.begin(curve, marks);
-        part("chart-wait").hidden = true;
-        drawLegend();
-        drawFigures();
-      } else drawEmpty();
+      if (!curve.step.length) return drawEmpty();
+      part("chart-wait").hidden = true;
+      const drawn = chart.begin(curve, marks);
+      drawLegend();
+      drawFigures();
+      await drawn;
     })
     .catch((error) => {
       problem = error;
@@ -114,6 +114,7 @@ function drawNow(found) {
   chart.set({ live: now.status.state === "training" });
   drawFigures();
   drawSafe();
+  document.body.toggleAttribute("data-empty", now.empty && chart.all === null);
   if (now.empty) drawEmpty();
 }
 
@@ -152,9 +153,9 @@ function lossBefore(curve) {
   const began = file && file.first > curve.step[0] ? curve.smooth[nearest(curve.step, file.first)] : null;
   const dayBefore = curve.hours.at(-1) > 24 ? curve.smooth[nearest(curve.hours, curve.hours.at(-1) - 24)] : null;
   const told = [];
-  if (dayBefore !== null) told.push(`${loss(dayBefore)} a day of training ago`);
-  else if (began !== null) told.push(`${loss(began)} when this file began`);
-  return [`smoothed ${loss(smooth)}`, ...told].join(", ");
+  if (dayBefore !== null) told.push(`24 h of training ago ${loss(dayBefore)}`);
+  else if (began !== null) told.push(`when this file began ${loss(began)}`);
+  return [`smoothed ${loss(smooth)}`, ...told].join("; ");
 }
 
 function perDay(speed) {
@@ -301,7 +302,7 @@ function drawEmpty() {
       h("h2", null, "Nothing to learn yet"),
       h("p", null, "Give it a data file, and this page will show one curve that goes on across every file from then on:"),
       h(
-        "ol",
+        "ul",
         null,
         h("li", null, "drop a file on this page, or ", h("a", { href: "/queue" }, "choose one"), ";"),
         h("li", null, "or put it into ", h("code", null, "inbox/"), " of the workspace;"),

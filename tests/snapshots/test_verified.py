@@ -1,0 +1,110 @@
+"""When saved states were read whole: of the very bytes that lie there now, or it does not count."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from nightschool.cli import main
+from nightschool.ledger import Ledger
+from nightschool.snapshots import verified as marks
+from nightschool.workspace import Layout
+from tests.snapshots import made
+
+CHECKPOINT = "current_model/checkpoint-20"
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    layout = made.workspace(tmp_path / "ws", steps=20)
+    made.checkpoint(layout, 10)
+    made.checkpoint(layout, 20)
+    made.snapshot(layout)
+    return layout
+
+
+def later() -> datetime:
+    """After all that was just written, whatever the file system's clock says of it."""
+    return datetime.now(UTC) + timedelta(seconds=1)
+
+
+def read(layout: Layout) -> dict[Path, str | None]:
+    with Ledger.open(layout.ledger) as ledger:
+        return marks.read_all(layout, ledger)
+
+
+def test_what_was_read_is_known_with_its_time(layout: Layout) -> None:
+    assert marks.verified(layout) == {}
+    at = later()
+    marks.record(layout, read(layout), at)
+    found = marks.verified(layout)
+    assert found.keys() == {"current_model/checkpoint-10", CHECKPOINT, "snapshots/2026-11-22"}
+    assert {one.problem for one in found.values()} == {None}
+    assert datetime.fromisoformat(found[CHECKPOINT].at) == at.replace(microsecond=0)
+
+
+def test_what_is_wrong_is_known_too(layout: Layout) -> None:
+    (layout.checkpoint(10) / "optimizer.pt").unlink()
+    (layout.checkpoint(20) / "MANIFEST.json").unlink()
+    marks.record(layout, read(layout), later())
+    found = marks.verified(layout)
+    assert "optimizer.pt" in (found["current_model/checkpoint-10"].problem or "")
+    assert found[CHECKPOINT].problem
+
+
+def test_a_state_that_was_written_anew_under_the_old_name_was_not_read(layout: Layout) -> None:
+    marks.record(layout, read(layout), later())
+    manifest = layout.checkpoint(20) / "MANIFEST.json"
+    manifest.chmod(0o600)
+    before = manifest.stat().st_mtime_ns
+    os.utime(manifest, ns=(before, before + 1))
+    assert CHECKPOINT not in marks.verified(layout)
+    # The control: as it was, it counts.
+    os.utime(manifest, ns=(before, before))
+    assert CHECKPOINT in marks.verified(layout)
+
+
+def test_a_state_that_was_written_after_the_reading_began_does_not_count(layout: Layout) -> None:
+    marks.record(layout, read(layout), datetime.now(UTC) - timedelta(hours=1))
+    assert marks.verified(layout) == {}
+
+
+def test_what_is_gone_is_forgotten_and_what_was_not_read_stays(layout: Layout) -> None:
+    marks.record(layout, read(layout), later())
+    shutil.rmtree(layout.checkpoint(10))
+    assert "current_model/checkpoint-10" not in marks.verified(layout)
+    marks.record(layout, {layout.checkpoint(20): "a problem"}, later())
+    assert {name: one.problem for name, one in marks.verified(layout).items()} == {
+        CHECKPOINT: "a problem", "snapshots/2026-11-22": None,
+    }  # fmt: skip
+    assert "checkpoint-10" not in layout.verified.read_text()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"a": 1}', '{"a": {"at": "x"}}', "[" * 100_000])
+def test_a_file_that_makes_no_sense_says_nothing_and_is_written_anew(layout: Layout, text: str) -> None:
+    layout.verified.write_text(text)
+    assert marks.verified(layout) == {}
+    marks.record(layout, read(layout), later())
+    assert CHECKPOINT in marks.verified(layout)
+
+
+def test_the_command_line_notes_what_it_reads_snapshots_with_deep_alone(layout: Layout) -> None:
+    for name in (CHECKPOINT, "current_model/checkpoint-10", "snapshots/2026-11-22"):
+        manifest = layout.root / name / "MANIFEST.json"
+        manifest.chmod(0o600)
+        os.utime(manifest, (1e9, 1e9))
+    main(["-C", str(layout.root), "verify"])
+    assert marks.verified(layout).keys() == {"current_model/checkpoint-10", CHECKPOINT}
+    main(["-C", str(layout.root), "verify", "--deep"])
+    assert "snapshots/2026-11-22" in marks.verified(layout)
+
+
+def test_that_it_cannot_be_noted_does_not_make_verify_fail(layout: Layout, capsys: pytest.CaptureFixture[str]) -> None:
+    layout.verified.mkdir()
+    main(["-C", str(layout.root), "verify"])
+    assert "checkpoint-20" in capsys.readouterr().out
+    assert layout.verified.is_dir()
