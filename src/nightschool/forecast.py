@@ -241,24 +241,37 @@ def read_queue(layout: Layout, limit: int) -> Queue:
         return queue_of(ledger, limit)
 
 
-def queue_of(ledger: Ledger, limit: int, waiting_of: Callable[[Ledger, Rates], Work] = work_waiting) -> Queue:
-    """The same from a ledger that is open; `waiting_of` gives what all waiting files take."""
+def queue_of(
+    ledger: Ledger,
+    limit: int,
+    waiting_of: Callable[[Ledger, Rates], Work] = work_waiting,
+    most_begun: int | None = None,
+) -> Queue:
+    """The same from a ledger that is open.
+
+    Args:
+        ledger: of the workspace.
+        limit: waiting files, at most.
+        waiting_of: gives what all waiting files take.
+        most_begun: parts of the history that are still to be trained, the first ones, at most; by default all.
+    """
     told = ledger.machine.all()
     rates = read_rates(ledger, told)
     counts = ledger.files.counts()
     begun = work_begun(ledger, rates, told)
-    files = _begun(ledger, rates, begun)
+    files = _begun(ledger, rates, begun, most_begun)
     files += first_waiting(ledger, rates, limit)
     total = together(begun, waiting_of(ledger, rates))
     count = sum(counts[state] for state in WAITING_STATES)
     return Queue(files, count, total.steps, total.seconds, total.estimated)
 
 
-def _begun(ledger: Ledger, rates: Rates, begun: Work) -> list[Queued]:
+def _begun(ledger: Ledger, rates: Rates, begun: Work, limit: int | None) -> list[Queued]:
     """What is in training, and behind it what is trained again after a cut, in the order of the curriculum."""
     found: list[Queued] = []
-    unfinished = ledger.entries.unfinished(steps_done(ledger))
-    for entry, left in unfinished:
+    # One more than is told, to see whether it is the only one.
+    unfinished = ledger.entries.unfinished(steps_done(ledger), None if limit is None else limit + 1)
+    for entry, left in unfinished[:limit]:
         seconds = left * rates.step_seconds if rates.step_seconds is not None else None
         work = begun if len(unfinished) == 1 else Work(left, seconds, False)
         for file in entry.file_ids:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import threading
+from functools import cache
 from pathlib import Path
 
 FOREIGN_NAMES: dict[str, str] = {
@@ -43,6 +45,8 @@ FOREIGN_NAMES: dict[str, str] = {
     "dataset_text_field": "rows with `text`, `messages` or `prompt` and `completion` are recognised by themselves",
 }
 
+_PARSING = threading.Lock()
+
 
 def lora_keys() -> list[str]:
     """The keys of the installed PEFT's LoraConfig, read from its source: importing PEFT takes seconds.
@@ -52,13 +56,19 @@ def lora_keys() -> list[str]:
     found = importlib.util.find_spec("peft")
     if found is None or found.origin is None:
         return []
-    package = Path(found.origin).parent
+    # Python 3.11 cannot parse in two threads at once: one of them is told of a recursion that is none.
+    with _PARSING:
+        return list(_keys_in(Path(found.origin).parent))
+
+
+@cache
+def _keys_in(package: Path) -> tuple[str, ...]:
     keys: list[str] = []
     for source, name in ((package / "tuners/lora/config.py", "LoraConfig"), (package / "config.py", "PeftConfigMixin")):
         try:
             tree = ast.parse(source.read_text(encoding="utf-8"))
         except OSError:
-            return []
+            return ()
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef) and node.name == name:
                 keys += [
@@ -66,4 +76,5 @@ def lora_keys() -> list[str]:
                     for line in node.body
                     if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
                 ]
-    return [k for k in keys if k not in ("task_type", "inference_mode", "peft_type", "auto_mapping", "peft_version")]
+    others = ("task_type", "inference_mode", "peft_type", "auto_mapping", "peft_version")
+    return tuple(key for key in keys if key not in others)

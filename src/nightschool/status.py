@@ -157,7 +157,7 @@ def progress_of(status: Status, unfinished: Sequence[tuple[EntryRow, int]], trai
 
     Args:
         status: what the machine does.
-        unfinished: `ledger.entries.unfinished(status.step)`.
+        unfinished: `ledger.entries.unfinished(status.step)`, or the first of it.
         trainer: what the trainer tells of itself: the machine row of that name.
     """
     entry, left = unfinished[0] if unfinished else (None, 0)
@@ -168,7 +168,7 @@ def progress_of(status: Status, unfinished: Sequence[tuple[EntryRow, int]], trai
 
 def _current_file(ledger: Ledger, done: int) -> str | None:
     """The file of the next step; the one whose last step is in no checkpoint yet, if there is no next."""
-    unfinished = ledger.entries.unfinished(done)
+    unfinished = ledger.entries.unfinished(done, 1)
     if unfinished:
         return ledger.called(unfinished[0][0].file_ids)
     begun = ledger.files.listing("training", limit=1) or ledger.files.listing("trained", limit=1)

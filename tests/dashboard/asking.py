@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 from nightschool.dashboard import acts, uploads
 from nightschool.dashboard.app import application
 from nightschool.dashboard.endpoints import Endpoint
+from nightschool.dashboard.pages import Templates
 from nightschool.dashboard.services import Services
 from nightschool.workspace import Layout
 
@@ -61,7 +62,9 @@ class Asked:
 def asking(layout: Layout, endpoints: Sequence[Endpoint] = ENDPOINTS) -> Iterator[Asked]:
     services = Services(layout)
     try:
-        with TestClient(application(services, endpoints), base_url="http://localhost") as client:
+        with TestClient(
+            application(services, endpoints, Templates(layout.root)), base_url="http://localhost"
+        ) as client:
             yield Asked(client, services)
     finally:
         services.close()

@@ -1,60 +1,40 @@
-"""The page on a real socket, in a thread, and a client that may stop in the middle of a word."""
+"""A client of the page that may stop in the middle of a word."""
 
 from __future__ import annotations
 
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 
-import uvicorn
+from tests.dashboard.served import Served, until_closed
 
-from nightschool.dashboard.app import application
-from nightschool.dashboard.endpoints import Endpoint
-from nightschool.dashboard.services import Services
-
-WAIT = 30.0
+WAIT = 60.0
 
 
 def until(true: Callable[[], bool]) -> None:
-    """Wait for it, for half a minute."""
+    """Wait for it, for a minute."""
     end = time.monotonic() + WAIT
     while not true():
         assert time.monotonic() < end, "it does not come about"
         time.sleep(0.01)
 
 
-@contextmanager
-def served(services: Services, endpoints: Sequence[Endpoint]) -> Iterator[int]:
-    """The port that the page is served on."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        config = uvicorn.Config(application(services, endpoints), log_level="critical", lifespan="off")
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=lambda: server.run(sockets=[listening]), daemon=True)
-        thread.start()
-        until(lambda: server.started)
-        try:
-            yield listening.getsockname()[1]
-        finally:
-            server.should_exit = server.force_exit = True
-            thread.join(WAIT)
-
-
-def connected(port: int) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", port), timeout=WAIT)
-
-
-def head(method: str, target: str, length: int | None, *more: str) -> bytes:
-    lines = [f"{method} {target} HTTP/1.1", "Host: localhost", "Connection: close", *more]
-    lines += [] if length is None else [f"Content-Length: {length}"]
+def head(method: str, target: str, length: int | None) -> bytes:
+    """The head of a request as a browser's script sends it."""
+    lines = [f"{method} {target} HTTP/1.1", "Host: 127.0.0.1", "Connection: close"]
+    if length is not None:
+        lines += ["Content-Type: application/octet-stream", f"Content-Length: {length}"]
     return "\r\n".join((*lines, "", "")).encode()
+
+
+def sending(page: Served, name: str, length: int, data: bytes) -> socket.socket:
+    """A connection on which a file of `length` bytes is announced, and `data` is sent of it."""
+    client = page.connect()
+    client.sendall(head("POST", f"/api/uploads?name={name}", length) + data)
+    return client
 
 
 def answer(client: socket.socket) -> tuple[int, bytes]:
     """Status and body, read to the end of the connection."""
-    data = b""
-    while piece := client.recv(1 << 16):
-        data += piece
-    begin, _, body = data.partition(b"\r\n\r\n")
+    begin, _, body = until_closed(client).partition(b"\r\n\r\n")
     return int(begin.split()[1]), body

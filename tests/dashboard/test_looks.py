@@ -20,7 +20,7 @@ from nightschool.dashboard import looks
 from nightschool.dashboard.services import Services
 from nightschool.forecast import Rates, Work
 from nightschool.hardware import Hardware
-from nightschool.ledger import Arrival, FileRow, Ledger, StepRow
+from nightschool.ledger import Arrival, EntryRow, FileRow, Ledger, StepRow
 from nightschool.record import write_generation
 from nightschool.status import progress_of, status_of
 from nightschool.view import model
@@ -274,10 +274,33 @@ def test_h4_texts_of_events_are_passed_on_as_they_are(layout: Layout, services: 
 def test_the_queue_is_that_of_the_command(tmp_path: Path) -> None:
     layout = made.workspace(tmp_path, steps=25)
     with services_of(layout) as services:
-        found = ask(services, looks.ENDPOINTS, "/api/queue", limit=1)
-    assert found == forecast.read_queue(layout, 1).to_dict()
+        found = ask(services, looks.ENDPOINTS, "/api/queue")
+        first = ask(services, looks.ENDPOINTS, "/api/queue", limit=1)
+    assert found == forecast.read_queue(layout, 50).to_dict()
     assert [file["name"] for file in found["files"]] == ["3.jsonl", "4.jsonl"]
     assert found["waiting"] == 1
+    assert first == {**found, "files": found["files"][:1]}
+
+
+def test_h7_after_a_rollback_over_thousands_of_files_only_the_first_are_read(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Ledger.open(layout.ledger) as ledger:
+        ledger.files.arrive([Arrival("a", "/gone/a")])
+        ledger.files.set_state(1, "training")
+        with ledger.transaction():
+            ledger.entries.replace_all([
+                EntryRow(0, ((1, "d", 1),), made.RECIPE, 1, 0, 1, "2026-11-20T00:00:00+00:00") for _ in range(1200)
+            ])  # fmt: skip
+        ledger.steps.record([StepRow(n, 0, 1.0, 1e-3, 1.0, 10, 10, 0.1) for n in range(1, 11)])
+        got, real = [], type(ledger.entries).get
+        monkeypatch.setattr(type(ledger.entries), "get", lambda self, at: (got.append(at), real(self, at))[1])
+        found = looks.now_of(layout, ledger)
+        assert (found.file_step, found.file_steps, got) == (0, 1, [10, 10])
+        assert len(looks.queue_of(ledger, 5).files) == 5
+        assert len(got) == 2 + 6
+        assert [steps for _, steps in ledger.entries.unfinished(10)] == [1] * 1190
+        assert looks.queue_of(ledger, 500).steps == 1190
 
 
 def test_nothing_slow_is_imported() -> None:

@@ -22,7 +22,8 @@ from nightschool.errors import BusyError, DataError
 from nightschool.workspace import Layout
 from tests import tiny
 from tests.dashboard.asking import ENDPOINTS, Asked, asking
-from tests.dashboard.serving import connected, head, served, until
+from tests.dashboard.served import served
+from tests.dashboard.serving import answer, head, sending, until
 from tests.snapshots import made
 
 TOML = '[model]\nname = "{}"\n[machine]\nmin_free_gb = 0\n'
@@ -235,7 +236,7 @@ with asking(Layout(Path(sys.argv[1]))) as page:
     sent = page.send("rows.jsonl", rows)
     found = page.get(f"/api/uploads/{sent['id']}/preview?rows=0")
     page.post(f"/api/uploads/{sent['id']}/add")
-slow = {"torch", "transformers", "tokenizers", "datasets", "pyarrow", "numpy"} & set(sys.modules)
+slow = {"torch", "transformers", "tokenizers", "datasets", "pyarrow"} & set(sys.modules)
 print(json.dumps([found, sorted(slow)]))
 """
 
@@ -263,14 +264,12 @@ def test_a_tab_that_is_closed_ends_the_work(tmp_path: Path, layout: Layout) -> N
     made_by = Made(tmp_path, SLEEPS)
     services = Services(layout)
     services.previews = made_by.previews
-    with served(services, ENDPOINTS) as port:
-        with connected(port) as client:
-            body = b'{"text": "a"}\n'
-            client.sendall(head("POST", "/api/uploads?name=x.jsonl", len(body)) + body)
-            while client.recv(1 << 16):
-                pass
+    with served(services, ENDPOINTS) as at:
+        body = b'{"text": "a"}\n'
+        with sending(at, "x.jsonl", len(body), body) as client:
+            assert answer(client)[0] == 200
         (id,) = services.uploads._staged
-        with connected(port) as client:
+        with at.connect() as client:
             client.sendall(head("GET", f"/api/uploads/{id}/preview", None))
             until(lambda: bool(made_by.alive()))
         until(lambda: not made_by.alive())

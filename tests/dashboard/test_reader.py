@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 from nightschool.dashboard import curves
 from nightschool.dashboard.app import application
 from nightschool.dashboard.history import History
+from nightschool.dashboard.limits import Limits
 from nightschool.dashboard.pages import Templates
 from nightschool.dashboard.reader import Reader
 from nightschool.dashboard.services import Services
@@ -180,7 +181,7 @@ def run(tmp_path: Path) -> Layout:
 @pytest.fixture
 def get(run: Layout) -> Iterator[Asks]:
     services = Services(run)
-    app = application(services, curves.ENDPOINTS, Templates(run.root))
+    app = application(services, curves.ENDPOINTS, Templates(run.root), Limits())
 
     with TestClient(app, base_url="http://localhost") as client:
 

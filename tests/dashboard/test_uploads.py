@@ -26,7 +26,8 @@ from nightschool.dashboard.staged import KEPT_SECONDS, SCRATCH, Uploads
 from nightschool.ledger import Ledger
 from nightschool.workspace import Layout
 from tests.dashboard.asking import ENDPOINTS, Asked, asking
-from tests.dashboard.serving import answer, connected, head, served, until
+from tests.dashboard.served import served
+from tests.dashboard.serving import answer, sending, until
 from tests.snapshots import made
 
 ROWS = b"".join(b'{"text": "row %d"}\n' % number for number in range(500))
@@ -160,9 +161,8 @@ def test_h8_other_than_was_promised_stays_nowhere(page: Asked, layout: Layout, p
 @pytest.mark.parametrize("after", [0, 1, 3000, len(ROWS) - 1])
 def test_h8_a_connection_that_is_cut_leaves_nothing(services: Services, reset: bool, after: int) -> None:
     layout = services.layout
-    with served(services, ENDPOINTS) as port:
-        client = connected(port)
-        client.sendall(head("POST", "/api/uploads?name=rows.jsonl", len(ROWS)) + ROWS[:after])
+    with served(services, ENDPOINTS) as at:
+        client = sending(at, "rows.jsonl", len(ROWS), ROWS[:after])
         until(lambda: bool(scratch(layout)))
         if reset:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -174,8 +174,7 @@ def test_h8_a_connection_that_is_cut_leaves_nothing(services: Services, reset: b
 
 
 def test_h8_the_control_whole_it_is_there(services: Services) -> None:
-    with served(services, ENDPOINTS) as port, connected(port) as client:
-        client.sendall(head("POST", "/api/uploads?name=rows.jsonl", len(ROWS)) + ROWS[:3000])
+    with served(services, ENDPOINTS) as at, sending(at, "rows.jsonl", len(ROWS), ROWS[:3000]) as client:
         until(lambda: bool(scratch(services.layout)))
         client.sendall(ROWS[3000:])
         status, body = answer(client)
@@ -202,9 +201,8 @@ def test_h8_the_control_without_the_count_half_a_file_could_be_added(
 
 def test_h8_the_server_ends_in_the_middle_and_the_next_start_clears(layout: Layout) -> None:
     first = Services(layout)
-    with served(first, ENDPOINTS) as port:
-        client = connected(port)
-        client.sendall(head("POST", "/api/uploads?name=rows.jsonl", len(ROWS)) + ROWS[:3000])
+    with served(first, ENDPOINTS) as at:
+        client = sending(at, "rows.jsonl", len(ROWS), ROWS[:3000])
         until(lambda: bool(scratch(layout)))
     client.close()
     left = layout.tmp / f"{SCRATCH}of-a-process-that-was-killed"
@@ -222,8 +220,7 @@ def test_h8_the_server_ends_in_the_middle_and_the_next_start_clears(layout: Layo
 
 def test_h6_a_sender_that_stalls_is_let_go(services: Services) -> None:
     services.uploads.stalled = 0.2
-    with served(services, ENDPOINTS) as port, connected(port) as client:
-        client.sendall(head("POST", "/api/uploads?name=rows.jsonl", len(ROWS)) + ROWS[:3000])
+    with served(services, ENDPOINTS) as at, sending(at, "rows.jsonl", len(ROWS), ROWS[:3000]) as client:
         status, body = answer(client)  # and the connection is closed
     assert status == 422
     assert b"nothing more came" in body
@@ -232,8 +229,7 @@ def test_h6_a_sender_that_stalls_is_let_go(services: Services) -> None:
 
 def test_h6_a_sender_that_is_slow_but_sends_is_not_let_go(services: Services) -> None:
     services.uploads.stalled = 3.0
-    with served(services, ENDPOINTS) as port, connected(port) as client:
-        client.sendall(head("POST", "/api/uploads?name=rows.jsonl", 8))
+    with served(services, ENDPOINTS) as at, sending(at, "rows.jsonl", 8, b"") as client:
         for _ in range(8):
             time.sleep(0.5)
             client.sendall(b"x")
@@ -241,20 +237,17 @@ def test_h6_a_sender_that_is_slow_but_sends_is_not_let_go(services: Services) ->
 
 
 def test_h6_two_at_once_and_the_third_is_told(services: Services) -> None:
-    with served(services, ENDPOINTS) as port:
-        clients = [connected(port) for _ in range(3)]
-        for client in clients[:2]:
-            client.sendall(head("POST", "/api/uploads?name=rows.jsonl", len(ROWS)) + ROWS[:100])
+    with served(services, ENDPOINTS) as at:
+        clients = [sending(at, "rows.jsonl", len(ROWS), ROWS[:100]) for _ in range(2)]
         until(lambda: len(services.uploads._coming) == 2)
-        clients[2].sendall(head("POST", "/api/uploads?name=third.jsonl", len(ROWS)) + ROWS)
-        status, body = answer(clients[2])
+        with sending(at, "third.jsonl", len(ROWS), ROWS) as third:
+            status, body = answer(third)
         assert status == 429
         assert b"are being sent already" in body
         clients[0].sendall(ROWS[100:])
         assert answer(clients[0])[0] == 200
-        with connected(port) as again:
-            again.sendall(head("POST", "/api/uploads?name=third.jsonl", len(ROWS)) + ROWS)
-            assert answer(again)[0] == 200
+        with sending(at, "third.jsonl", len(ROWS), ROWS) as third:
+            assert answer(third)[0] == 200
         for client in clients:
             client.close()
 
@@ -331,8 +324,7 @@ def test_h6_the_bytes_of_a_large_file_are_never_in_memory(services: Services) ->
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # begin anew: a test before this may have taken more
     before = _peak()
-    with served(services, ENDPOINTS) as port, connected(port) as client:
-        client.sendall(head("POST", "/api/uploads?name=large.jsonl", size))
+    with served(services, ENDPOINTS) as at, sending(at, "large.jsonl", size, b"") as client:
         for _ in range(size // len(piece)):
             client.sendall(piece)
         status, body = answer(client)
@@ -378,17 +370,15 @@ def test_an_upload_is_added_once_however_often_it_is_asked(page: Asked, monkeypa
 
 def test_h8_more_than_promised_is_no_part_of_the_file_on_a_real_connection(services: Services) -> None:
     """There the rest is another request, and one that makes no sense."""
-    with served(services, ENDPOINTS) as port, connected(port) as client:
-        client.sendall(head("POST", "/api/uploads?name=rows.jsonl", 100) + ROWS)
+    with served(services, ENDPOINTS) as at, sending(at, "rows.jsonl", 100, ROWS) as client:
         status, body = answer(client)
     assert status == 200
     assert services.uploads.get(msgspec.json.decode(body)["id"]).path.read_bytes() == ROWS[:100]
 
 
 def test_a_refusal_is_read_also_by_a_browser_that_sends_all_first(services: Services) -> None:
-    with served(services, ENDPOINTS) as port, connected(port) as client:
-        data = b"x" * (8 << 20)
-        client.sendall(head("POST", "/api/uploads?name=rows.jsonl.toml", len(data)) + data)
+    data = b"x" * (8 << 20)
+    with served(services, ENDPOINTS) as at, sending(at, "rows.jsonl.toml", len(data), data) as client:
         status, body = answer(client)
     assert status == 422
     assert b"holds settings" in body

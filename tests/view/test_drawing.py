@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -119,6 +120,12 @@ def test_a_figure_has_its_place_also_while_there_is_nothing_to_say() -> None:
 
     less = view({"tokens_per_second": None, "learning_rate": None, "last_snapshot": None}, trend=())
     assert places(less) == places(VIEW)
+
+
+def test_the_page_is_named_while_it_is_there() -> None:
+    there = replace(VIEW.status, page="http://127.0.0.1:8420")
+    assert "page      http://127.0.0.1:8420" in text(draw(replace(VIEW, status=there), 80, 24))
+    assert "page " not in text(draw(VIEW, 80, 24))
 
 
 def test_the_file_is_named_where_the_reason_is_another() -> None:

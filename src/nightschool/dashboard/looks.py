@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from weakref import WeakKeyDictionary
 
@@ -66,7 +67,7 @@ def now_of(layout: Layout, ledger: Ledger, at: datetime | None = None) -> shapes
     """
     at = at or hours.local_now()
     status = status_of(layout, ledger, waiting_of(ledger))
-    progress = progress_of(status, ledger.entries.unfinished(status.step), ledger.machine.get("trainer") or {})
+    progress = progress_of(status, ledger.entries.unfinished(status.step, 1), ledger.machine.get("trainer") or {})
     counts = (status.queued, status.learned, status.rejected, status.duplicates, status.set_aside)
     return shapes.Now(
         at=at.astimezone(UTC).isoformat(timespec="milliseconds"),
@@ -98,8 +99,8 @@ def events_of(ledger: Ledger, after: int | None, limit: int) -> shapes.Events:
 
 def queue_of(ledger: Ledger, limit: int) -> shapes.Queue:
     """The first files of the queue, and what all of it comes to."""
-    found = forecast.queue_of(ledger, limit, waiting_of(ledger))
-    return msgspec.convert(found.to_dict(), shapes.Queue)
+    found = forecast.queue_of(ledger, limit, waiting_of(ledger), most_begun=limit)
+    return msgspec.convert({**found.to_dict(), "files": [asdict(one) for one in found.files[:limit]]}, shapes.Queue)
 
 
 async def now(call: Call) -> shapes.Now:

@@ -35,6 +35,8 @@ SEVERAL_FILES = (
 ENTRIES = 50
 """Entries in a page: each may bring several hundred parts, and the lock is held while they are read."""
 
+_BEHIND_ALL = 2**63 - 1
+
 Part = tuple[int, str, int]
 """One file of an entry: its id, the digest of its prepared data, the number of its sequences."""
 
@@ -132,18 +134,27 @@ class Entries:
         where = "WHERE position IN (SELECT position FROM entry_parts WHERE file_id = ?) ORDER BY position"
         return self._select(where, (file_id,))
 
-    def unfinished(self, done: int) -> list[tuple[EntryRow, int]]:
-        """The entries that end behind step `done`, in order, each with the number of its steps still to be done."""
+    def unfinished(self, done: int, limit: int | None = None) -> list[tuple[EntryRow, int]]:
+        """The entries that end behind step `done`, in order, each with the number of its steps still to be done.
+
+        At most the first `limit` of them: after a rollback it may be thousands.
+        """
         total = self.steps()
-        last = self.last()
-        position = last.position if last else -1
-        found: list[tuple[EntryRow, int]] = []
-        while position >= 0 and total > done:
-            entry = self.get(position)
-            steps = entry.stop - entry.start
-            found.append((entry, min(steps, total - done)))
-            total, position = total - steps, position - 1
-        return found[::-1]
+        left: list[tuple[int, int]] = []
+        while total > done:
+            page = self._database.rows(
+                "SELECT position, stop - start FROM entries WHERE position < ? ORDER BY position DESC LIMIT ?",
+                (left[-1][0] if left else _BEHIND_ALL, PAGE),
+            )
+            if not page:
+                break
+            for position, steps in page:
+                if total <= done:
+                    break
+                left.append((position, min(steps, total - done)))
+                total -= steps
+        first = left[::-1][:limit]
+        return [(self.get(position), steps) for position, steps in first]
 
     def steps(self) -> int:
         """Steps of all entries together, done or not.

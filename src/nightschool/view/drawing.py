@@ -177,6 +177,7 @@ class _Page:
             ("snapshot", self._aged(self._plain(kept["name"]), kept["taken_at"]) if kept else Text("none yet")),
             ("disk", None if hardware.disk_free is None else Text(f"{in_bytes(hardware.disk_free)} free")),
             ("files", Text(", ".join(files))),
+            ("page", Text(status.page) if status.page else None),
         ]  # fmt: skip
 
     def _loss(self, space: int) -> Text:

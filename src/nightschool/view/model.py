@@ -90,7 +90,7 @@ class Reader:
         """
         with Ledger.open(self._layout.ledger) as ledger:
             status = status_of(self._layout, ledger)
-            unfinished = ledger.entries.unfinished(status.step)
+            unfinished = ledger.entries.unfinished(status.step, NEXT + 1)
             trend, over = trend_of(ledger, status.step)
             told = ledger.machine.get("trainer") or {}
             key = (status.queued, status.learned, len(unfinished))

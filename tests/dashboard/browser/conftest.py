@@ -1,16 +1,18 @@
-"""A browser for the tests of the page, and what each of them must leave behind: no error, and nothing asked elsewhere."""
+"""A browser for the tests of the page. Each of them must leave no error behind, and have asked nobody else."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Response, expect, sync_playwright
 
 from tests.dashboard.browser import madeup
 from tests.dashboard.browser.served import Site
@@ -38,33 +40,47 @@ def chromium() -> Iterator[Browser]:
     """A browser; the tests are skipped where there is none, and that is said loudly."""
     found = os.environ.get("NIGHTSCHOOL_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     if found is None:
-        text = "NO CHROMIUM: THE PAGE IS NOT TESTED IN A BROWSER. Install it (`make test` tries), or set NIGHTSCHOOL_CHROMIUM."
+        text = (
+            "NO CHROMIUM: THE PAGE IS NOT TESTED IN A BROWSER. `make test` installs one; NIGHTSCHOOL_CHROMIUM names it."
+        )
         warnings.warn(text, stacklevel=1)
         pytest.skip(text)
     # Not for the whole session: as long as it runs, nobody else in this thread can run an event loop.
     with sync_playwright() as playwright:
+        # Long, since a busy computer draws slowly; whoever waits in vain has failed anyway.
+        expect.set_options(timeout=60_000)
         browser = playwright.chromium.launch(executable_path=found, args=list(FLAGS))
         yield browser
         browser.close()
 
 
 @pytest.fixture
-def opened(chromium: Browser) -> Iterator[Open]:
-    """Opens pages. At the end none of them may have had an error or asked another computer, unless it is `troubled`."""
+def opened(chromium: Browser, serve: Callable[[madeup.Run], Site]) -> Iterator[Open]:
+    """Opens pages. At the end none of them may have had an error or asked another computer, unless it is `troubled`.
+
+    They are closed before what serves them is.
+    """
     errors: list[str] = []
     elsewhere: list[str] = []
     contexts = []
 
     def watch(page: Page, troubled: bool) -> None:
-        def asked(url: str) -> None:
-            if not url.startswith(("http://127.0.0.1:", "data:", "blob:")):
-                elsewhere.append(url)
+        def asked(request: Request) -> None:
+            if not request.url.startswith(("http://127.0.0.1:", "data:", "blob:")):
+                elsewhere.append(request.url)
 
-        page.on("request", lambda request: asked(request.url))
+        def said(message: ConsoleMessage) -> None:
+            if message.type in ("error", "warning") and not troubled:
+                errors.append(message.text)
+
+        def answered(response: Response) -> None:
+            if response.status >= 400 and not troubled:
+                errors.append(f"{response.status} {response.url}")
+
+        page.on("request", asked)
         page.on("pageerror", lambda error: errors.append(str(error)))
-        if not troubled:
-            page.on("console", lambda said: said.type in ("error", "warning") and errors.append(said.text))
-            page.on("response", lambda answer: answer.status >= 400 and errors.append(f"{answer.status} {answer.url}"))
+        page.on("console", said)
+        page.on("response", answered)
 
     def open(
         url: str, *, phone: bool = False, dark: bool = False, beside: Page | None = None, troubled: bool = False
@@ -112,10 +128,8 @@ def weeks() -> madeup.Run:
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[[madeup.Run], Site]]:
+def serve() -> Iterator[Callable[[madeup.Run], Site]]:
     """Serves the page over runs until the test ends."""
-    import contextlib
-
     with contextlib.ExitStack() as stack:
         yield lambda run: stack.enter_context(Site(run).served())
 
@@ -124,3 +138,15 @@ def serve(tmp_path: Path) -> Iterator[Callable[[madeup.Run], Site]]:
 def site(weeks: madeup.Run, serve: Callable[[madeup.Run], Site]) -> Site:
     """The page over six weeks of a run."""
     return serve(weeks.copy())
+
+
+def hold(holds: Callable[[], bool], page: Page | None = None) -> None:
+    """Wait until it holds, while the page goes on."""
+    for _ in range(1200):
+        if holds():
+            return
+        if page is None:
+            time.sleep(0.05)
+        else:
+            page.wait_for_timeout(50)
+    raise AssertionError("it never came to hold")

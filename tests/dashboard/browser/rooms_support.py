@@ -109,6 +109,7 @@ class Visit:
         self.page.add_init_script(SHIFTS)
         self.errors: list[str] = []
         self.strangers: list[str] = []
+        self.may_move = False  # where the test asks for something that pushes what is below it down
         self.page.on(
             "console", lambda told: self.errors.append(told.text) if told.type in ("error", "warning") else None
         )
@@ -133,7 +134,7 @@ class Visit:
         assert self.errors == []
         assert self.strangers == []
         assert self.page.evaluate("window.stolen") is None
-        assert self.page.evaluate("window.shifted") < 0.01
+        assert self.may_move or self.page.evaluate("window.shifted") < 0.01
         assert self.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 

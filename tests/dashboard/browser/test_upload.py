@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,14 +35,15 @@ def rooms(server: Rooms) -> Iterator[Rooms]:
     server.end()
 
 
-def choose(page: Page, *names: str, size: int = 1000) -> None:
-    page.set_input_files("#picker", [{"name": name, "mimeType": "text/plain", "buffer": b"x" * size} for name in names])
+def choose(rooms: Rooms, page: Page, *names: str) -> None:
+    rooms.visits[0].may_move = True  # what is sent is shown above the queue
+    page.set_input_files("#picker", [{"name": name, "mimeType": "text/plain", "buffer": b"x" * 1000} for name in names])
 
 
 @pytest.mark.parametrize(("size", "colours"), FORMS)
 def test_a_chosen_file_is_sent_shown_and_added(rooms: Rooms, size: Any, colours: Any) -> None:
     page = rooms.go("/queue", size, colours)
-    choose(page, "letters & more.jsonl")
+    choose(rooms, page, "letters & more.jsonl")
     card = page.locator(".card")
     expect(card.locator(".gist")).to_have_text("198 good rows, 2 bad, 81,230 tokens: 7 steps")
     expect(card).to_contain_text("JSON lines with chats")
@@ -60,7 +62,7 @@ def test_a_chosen_file_is_sent_shown_and_added(rooms: Rooms, size: Any, colours:
 
 def test_what_is_not_said_is_left_to_the_settings(rooms: Rooms) -> None:
     page = rooms.go("/queue")
-    choose(page, "a.jsonl")
+    choose(rooms, page, "a.jsonl")
     page.get_by_role("button", name="Add to the queue").click()
     expect(page.locator(".done")).to_be_visible()
     assert rooms.world.did("/api/uploads/u1/add") == [{"priority": "normal", "epochs": None, "again": False}]
@@ -68,7 +70,7 @@ def test_what_is_not_said_is_left_to_the_settings(rooms: Rooms) -> None:
 
 def test_the_preview_shows_lengths_bad_rows_and_what_is_learned_without_colour_alone(rooms: Rooms) -> None:
     page = rooms.go("/queue")
-    choose(page, "letters.jsonl")
+    choose(rooms, page, "letters.jsonl")
     look = page.locator(".look")
     expect(look.locator(".histogram tbody tr")).to_have_count(7)
     widths = look.locator(".histogram-bar").evaluate_all("(all) => all.map((one) => one.getBoundingClientRect().width)")
@@ -89,7 +91,7 @@ def test_the_preview_shows_lengths_bad_rows_and_what_is_learned_without_colour_a
 
 def test_all_of_a_file_is_read_on_request(rooms: Rooms) -> None:
     page = rooms.go("/queue")
-    choose(page, "letters.jsonl")
+    choose(rooms, page, "letters.jsonl")
     page.get_by_role("button", name="Read all of it").click()
     expect(page.locator(".gist")).to_be_visible()
     expect(page.get_by_role("button", name="Read all of it")).to_have_count(0)
@@ -101,7 +103,7 @@ def test_h4_markup_in_a_sent_file_is_shown_and_not_obeyed(rooms: Rooms) -> None:
         problem=f"no row of {HOSTILE} could be read", warnings=[HOSTILE], sequences=0, examples=[]
     )
     page = rooms.go("/queue")
-    choose(page, "<img src=x onerror=window.stolen=1>.jsonl")
+    choose(rooms, page, "<img src=x onerror=window.stolen=1>.jsonl")
     expect(page.locator(".card h3")).to_have_text("<img src=x onerror=window.stolen=1>.jsonl")
     expect(page.locator(".card .trouble")).to_contain_text(f"It would be rejected: no row of {HOSTILE}")
     assert page.evaluate("document.querySelectorAll('main img, main script').length") == 0
@@ -110,7 +112,7 @@ def test_h4_markup_in_a_sent_file_is_shown_and_not_obeyed(rooms: Rooms) -> None:
 def test_a_file_that_would_be_rejected_can_only_be_thrown_away(rooms: Rooms) -> None:
     rooms.world.preview = preview(problem="no row of it could be read", rows_good=0, sequences=0, examples=[])
     page = rooms.go("/queue")
-    choose(page, "b.jsonl")
+    choose(rooms, page, "b.jsonl")
     expect(page.locator(".card .trouble")).to_contain_text("It would be rejected")
     expect(page.get_by_role("button", name="Add to the queue")).to_have_count(0)
     page.get_by_role("button", name="Throw away").click()
@@ -123,6 +125,7 @@ def test_a_file_that_would_be_rejected_can_only_be_thrown_away(rooms: Rooms) -> 
 def test_files_are_dropped_anywhere_on_the_page(rooms: Rooms) -> None:
     page = rooms.go("/queue")
     expect(page.locator(".waiting > li")).to_have_count(6)
+    rooms.visits[0].may_move = True
     page.evaluate(DROP, ["dropped.jsonl", "y" * 77])
     expect(page.locator(".card .gist")).to_be_visible()
     assert page.evaluate("window.veiled") is True, "it is said that files can be let go here"
@@ -132,7 +135,7 @@ def test_files_are_dropped_anywhere_on_the_page(rooms: Rooms) -> None:
 
 def test_several_files_are_sent_one_after_the_other_and_added_together(rooms: Rooms) -> None:
     page = rooms.go("/queue")
-    choose(page, "a.jsonl", "b.jsonl", "c.jsonl")
+    choose(rooms, page, "a.jsonl", "b.jsonl", "c.jsonl")
     page.get_by_role("button", name="Add all 3").click()
     expect(page.locator(".done")).to_have_count(3)
     assert [path for _, path, _ in rooms.world.asked if path.endswith("/add")] == [
@@ -141,13 +144,16 @@ def test_several_files_are_sent_one_after_the_other_and_added_together(rooms: Ro
     expect(page.locator(".add-all")).to_be_hidden()
 
 
-def test_h8_a_cancelled_upload_is_cut_off_and_nothing_of_it_stays(rooms: Rooms) -> None:
+def test_h8_a_cancelled_upload_is_cut_off_and_nothing_of_it_stays(rooms: Rooms, tmp_path: Path) -> None:
     rooms.world.slow = 0.05
     page = rooms.go("/queue")
-    choose(page, "big.jsonl", "next.jsonl", size=30_000_000)
+    for name in ("big.jsonl", "next.jsonl"):
+        (tmp_path / name).write_bytes(b"x" * 20_000_000)
+    page.set_input_files("#picker", [tmp_path / "big.jsonl", tmp_path / "next.jsonl"])
+    rooms.visits[0].may_move = True
     first = page.locator(".card").first
-    expect(first.locator(".sending")).to_contain_text(re.compile(r"of 30.MB"))
-    assert first.locator("progress").get_attribute("max") == "30000000"
+    expect(first.locator(".sending")).to_contain_text(re.compile(r"of 20.MB"))
+    assert first.locator("progress").get_attribute("max") == "20000000"
     page.locator(".card").nth(1).get_by_role("button", name="Cancel").click()
     first.get_by_role("button", name="Cancel").click()
     expect(page.locator(".card")).to_have_count(0)
@@ -163,7 +169,7 @@ def test_an_upload_that_is_refused_says_why_and_can_be_tried_again(rooms: Rooms)
     page = rooms.go("/queue")
     expect(page.locator(".waiting > li")).to_have_count(6)
     rooms.world.broken = "There is no room for it: 12 MB are free. Make room, and send it again."
-    choose(page, "a.jsonl")
+    choose(rooms, page, "a.jsonl")
     expect(page.locator(".card [role=alert]")).to_contain_text("There is no room for it")
     rooms.world.broken = ""
     page.locator(".card").get_by_role("button", name="Try again").click()

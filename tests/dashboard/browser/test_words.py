@@ -64,17 +64,21 @@ def test_words(opened: Open, site: Site) -> None:
 
 def test_times_are_those_of_the_machine(opened: Open, site: Site) -> None:
     page = opened(f"{site.url}/sign-in-is-not-there", troubled=True)
-    call = """async () => { const m = await import('/static/words.js'); m.setOffset(-5 * 3600);
-      return [m.clock('2026-11-27T22:46:00+00:00'), m.day('2026-11-27T04:00:00+00:00', '2026-11-27T22:46:00+00:00')]; }"""
+    call = """async () => {
+      const m = await import('/static/words.js');
+      const now = '2026-11-27T22:46:00+00:00';
+      m.setOffset(-5 * 3600);
+      return [m.clock(now), m.day('2026-11-27T04:00:00+00:00', now)]; }"""
     assert page.evaluate(call) == ["17:46", "yesterday"]
 
 
 COLUMNS = """
 const m = await import('/static/columns.js');
 const curve = (span, steps, loss, bad = []) => {
-  const made = { first: 1, last: steps.at(-1), span, generation: 0, steps_done: steps.at(-1) };
-  for (const name of m.COLUMNS) made[name] = steps.map((step, n) => (name === 'step' ? step : name === 'bad' ? (bad[n] ?? 0) : loss[n]));
-  return made;
+  const last = steps.at(-1);
+  const made = { first: 1, last, span, generation: 0, steps_done: last };
+  for (const name of m.COLUMNS) made[name] = [...loss];
+  return Object.assign(made, { step: steps, bad: steps.map((_, n) => bad[n] ?? 0) });
 };
 """
 
@@ -83,12 +87,12 @@ def test_new_steps_fill_up_the_last_point(opened: Open, site: Site) -> None:
     page = opened(f"{site.url}/sign-in-is-not-there", troubled=True)
     found = page.evaluate(
         f"""async () => {{ {COLUMNS}
-        const all = curve(4, [4, 8, 10], [4, 3, 2]);
-        const added = m.append(all, curve(1, [10, 11, 12, 13], [9, 5, null, 1], [0, 0, 1, 0]));
+        const all = curve(4, [3, 7, 9], [4, 3, 2]);
+        const added = m.append(all, curve(1, [9, 10, 11, 12], [9, 5, null, 1], [0, 0, 1, 0]));
         return [added, all.step, all.loss, all.loss_min, all.loss_max, all.bad, all.last]; }}"""
     )
-    # Steps 9 to 12 are a point: two of 2, one of 5, and one that is no number; step 10 was known already.
-    assert found == [3, [4, 8, 12, 13], [4, 3, 3, 1], [4, 3, 2, 1], [4, 3, 5, 1], [0, 0, 1, 0], 13]
+    # Steps 8 to 11 are a point: two of 2, one of 5, and one that is no number; step 9 was known already.
+    assert found == [3, [3, 7, 11, 12], [4, 3, 3, 1], [4, 3, 2, 1], [4, 3, 5, 1], [0, 0, 1, 0], 12]
 
 
 def test_steps_with_a_gap_or_of_another_past_are_refused(opened: Open, site: Site) -> None:
@@ -96,6 +100,18 @@ def test_steps_with_a_gap_or_of_another_past_are_refused(opened: Open, site: Sit
     found = page.evaluate(
         f"""async () => {{ {COLUMNS}
         const other = curve(1, [3], [1]); other.generation = 1;
-        return [m.append(curve(1, [1, 2], [4, 3]), curve(1, [4], [1])), m.append(curve(1, [1, 2], [4, 3]), other)]; }}"""
+        const begun = () => curve(1, [1, 2], [4, 3]);
+        return [m.append(begun(), curve(1, [4], [1])), m.append(begun(), other)]; }}"""
     )
     assert found == [-1, -1]
+
+
+def test_a_closer_view_is_smoothed_with_its_own_half_life(opened: Open, site: Site) -> None:
+    page = opened(f"{site.url}/sign-in-is-not-there", troubled=True)
+    found = page.evaluate(
+        f"""async () => {{ {COLUMNS}
+        const near = curve(1, [1, 2], [4, 4]);
+        m.append(near, curve(1, [3, 4], [0, 0]), 1);
+        return [near.smooth, m.halfLife(50), m.halfLife(50 * 64), m.halfLife(1)]; }}"""
+    )
+    assert found == [[4, 4, 2, 1], 1, 64, 1]

@@ -1,7 +1,7 @@
 // The loss curve as something to look at: zoom, pointer, keys, and new steps as they come.
 import { get } from "./ask.js";
 import { tell } from "./card.js";
-import { append, nearest } from "./columns.js";
+import { append, halfLife, nearest } from "./columns.js";
 import { put } from "./dom.js";
 import { figure, places, scales } from "./figure.js";
 import { sketch } from "./sketch.js";
@@ -35,6 +35,7 @@ export class Chart {
     this.changed = changed;
     this.all = null;
     this.fine = null;
+    this.half = null;
     this.marks = NOTHING;
     this.range = null;
     this.along = "step";
@@ -93,7 +94,7 @@ export class Chart {
     const before = this.all.steps_done;
     const added = append(this.all, steps);
     if (added < 0) return false;
-    if (this.fine !== null && this.fine.last >= before && append(this.fine, steps) < 0) this.fine = null;
+    if (this.fine !== null && this.fine.last >= before && append(this.fine, steps, this.half) < 0) this.fine = null;
     const files = this.marks.files;
     if (files.length) files.at(-1).last = Math.max(files.at(-1).last, this.all.last);
     if (this.range !== null && this.range.last >= before) {
@@ -176,6 +177,7 @@ export class Chart {
         const found = await get("/api/curve", { first, last, points: POINTS }, { signal: asking.signal });
         if (asking !== this.asking || this.range === null || found.generation !== this.all.generation) return;
         this.fine = found;
+        this.half = halfLife(last - first + 1);
         this.draw();
       } catch (error) {
         // The coarser curve stays, and says so where it was asked for.

@@ -41,17 +41,26 @@ export function across(from, to, value) {
   return to[after - 1] + part * (to[after] - to[after - 1]);
 }
 
-/** The first step of a point. */
+/** The first step of a point. Points begin at multiples of their span. */
 export function beginning(curve, number) {
-  return number === 0 ? Math.max(1, curve.first) : curve.step[number - 1] + 1;
+  const least = number === 0 ? Math.max(1, curve.first) : curve.step[number - 1] + 1;
+  return Math.max(least, cell(curve, curve.step[number]) * curve.span);
+}
+
+const cell = (curve, step) => Math.floor(step / curve.span);
+
+/** The half-life, in steps, with which a view over so many is smoothed; that of the server's `smoothing`. */
+export function halfLife(steps) {
+  return 2 ** Math.max(0, Math.round(Math.log2(Math.max(steps, 1) / 50)));
 }
 
 /**
  * Add new steps (a Curve with span 1) to a curve; its last point is filled up to the curve's span before another one
- * is begun, so that the end does not look rougher than the rest. Gives how many steps were added; -1 where some are
- * missing between or the curve is another one: then it is to be read anew.
+ * is begun, so that the end does not look rougher than the rest. Their smooth line is that of the curve over all; with
+ * `half`, a half-life, it is made here. Gives how many steps were added; -1 where some are missing between or the curve
+ * is another one: then it is to be read anew.
  */
-export function append(curve, steps) {
+export function append(curve, steps, half = null) {
   if (steps.generation !== curve.generation || steps.span !== 1) return -1;
   let added = 0;
   for (let n = 0; n < steps.step.length; n++) {
@@ -59,8 +68,10 @@ export function append(curve, steps) {
     if (steps.step[n] <= last) continue;
     if (curve.step.length && steps.step[n] !== last + 1) return -1;
     const end = curve.step.length - 1;
-    if (end >= 0 && last - beginning(curve, end) + 1 < curve.span) merge(curve, end, steps, n);
+    const smooth = half === null ? steps.smooth[n] : smoothed(curve.smooth[end], steps.loss[n], half);
+    if (end >= 0 && cell(curve, last) === cell(curve, steps.step[n])) merge(curve, end, steps, n);
     else for (const name of COLUMNS) curve[name].push(steps[name][n]);
+    if (known(smooth)) curve.smooth[curve.smooth.length - 1] = smooth;
     added += 1;
   }
   if (curve.step.length) curve.last = curve.step.at(-1);
@@ -79,7 +90,12 @@ function merge(curve, end, steps, n) {
   curve.grad_norm_max[end] = either(Math.max, curve.grad_norm_max[end], steps.grad_norm_max[n]);
   curve.bad[end] += steps.bad[n];
   for (const name of ["step", "tokens", "hours", "learning_rate"]) curve[name][end] = steps[name][n];
-  if (known(steps.smooth[n])) curve.smooth[end] = steps.smooth[n];
+}
+
+function smoothed(before, loss, half) {
+  if (!known(loss) || !known(before)) return known(loss) ? loss : before;
+  const keep = 2 ** (-1 / half);
+  return before * keep + loss * (1 - keep);
 }
 
 function mean(old, weight, value) {

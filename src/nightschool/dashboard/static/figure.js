@@ -159,7 +159,7 @@ function curveTraces(curve, x, colours) {
   }
   const few = x.length < 80 ? { mode: "lines+markers", marker: { size: 4, color: colours.raw } } : {};
   traces.push(line({ x, y: curve.loss, line: { width: 1, color: colours.raw }, name: "loss", ...few }));
-  traces.push(line({ x, y: curve.smooth, line: { width: 2.2, color: colours.blue }, connectgaps: true, name: "smoothed" }));
+  traces.push(line({ x, y: curve.smooth, line: { width: 2.2, color: colours.blue }, name: "smoothed" }));
   return traces;
 }
 

@@ -61,7 +61,7 @@ function drawTrouble() {
 }
 
 function drawState({ status, at, file_step, file_steps, file_seconds, version }) {
-  part("state").dataset.mood = MOODS[status.state] ?? "soft";
+  part("state").dataset.mood = MOODS[status.state] ?? "quiet";
   put(part("state-word"), capital(status.state));
   put(part("state-since"), since(status.since, at));
   reason([status.reason, status.settings_problem].filter(Boolean).join(" "));

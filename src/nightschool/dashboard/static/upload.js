@@ -32,12 +32,13 @@ export function uploads({ added }) {
   }
 
   function take(files) {
+    const alone = files.length === 1 && open.size === 0;
     for (const file of files) {
-      const card = new Card(file, { changed, added });
+      const card = new Card(file, alone, { changed, added });
       open.add(card);
       cards.append(card.node);
       // One at a time: files that share the line would all take longer.
-      sent = sent.then(() => card.send(open.size === 1));
+      sent = sent.then(() => card.send(alone));
     }
   }
 
@@ -96,7 +97,7 @@ function dropping(take) {
 
 /** One file on its way: waits, is sent, is looked at, and is added or thrown away. */
 class Card {
-  constructor(file, { changed, added }) {
+  constructor(file, alone, { changed, added }) {
     this.file = file;
     this.changed = changed;
     this.added = added;
@@ -107,9 +108,9 @@ class Card {
     this.number = number += 1;
     this.about = h("span", { class: "soft" }, bytes(file.size));
     this.inside = h("div", { class: "card-inside" });
-    this.node = h("article", { class: "card", "aria-label": file.name },
+    this.node = h("article", { class: alone ? "card alone-card" : "card", "aria-label": file.name },
       h("header", null, h("h3", { class: "name" }, file.name), this.about), this.inside);
-    fill(this.inside, h("p", { class: "soft" }, "Waits for its turn. ", button("Cancel", () => this.giveUp(), { class: "plain" })));
+    fill(this.inside, h("p", { class: "soft reading" }, "Waits for its turn. ", button("Cancel", () => this.giveUp(), { class: "plain" })));
   }
 
   giveUp() {
@@ -154,7 +155,7 @@ class Card {
 
   async look(rows, open) {
     put(this.about, `${bytes(this.upload.bytes)}, ${this.upload.looks_like}`);
-    fill(this.inside, h("p", { class: "soft" }, "Is being read …"));
+    fill(this.inside, h("p", { class: "soft reading" }, "Is being read …"));
     try {
       this.show(await get(`/api/uploads/${encodeURIComponent(this.upload.id)}/preview`, { rows }), open);
     } catch (error) {
