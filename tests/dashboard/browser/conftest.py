@@ -41,7 +41,7 @@ def chromium() -> Iterator[Browser]:
     found = os.environ.get("NIGHTSCHOOL_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     if found is None:
         text = (
-            "NO CHROMIUM: THE PAGE IS NOT TESTED IN A BROWSER. `make test` installs one; NIGHTSCHOOL_CHROMIUM names it."
+            "NO CHROMIUM: THE PAGE IS NOT TESTED IN A BROWSER. `make test` installs it; NIGHTSCHOOL_CHROMIUM names one."
         )
         warnings.warn(text, stacklevel=1)
         pytest.skip(text)

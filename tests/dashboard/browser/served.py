@@ -26,8 +26,8 @@ class Site:
     def __init__(self, run: madeup.Run) -> None:
         self.run = run
         self.url = ""
-        self.full = False
-        """Whether there are as many streams as there may be."""
+        self.streams = 0
+        """How many there are; counted by those that answer."""
         self._streams: set[asyncio.Queue[bytes | None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._told = 0
