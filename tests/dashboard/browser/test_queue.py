@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from tests.dashboard.browser.rooms import HOSTILE, World, waiting
 from tests.dashboard.browser.rooms_fixtures import FORMS, Rooms, opened
@@ -15,8 +15,8 @@ from tests.dashboard.browser.rooms_support import NARROW
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Rooms]:
-    yield from opened()
+def server(chromium: Browser) -> Iterator[Rooms]:
+    yield from opened(chromium)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from tests.dashboard.browser.rooms import HOSTILE, preview
 from tests.dashboard.browser.rooms_fixtures import FORMS, Rooms, opened
@@ -24,8 +24,8 @@ DROP = """([name, text]) => {
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Rooms]:
-    yield from opened()
+def server(chromium: Browser) -> Iterator[Rooms]:
+    yield from opened(chromium)
 
 
 @pytest.fixture
