@@ -117,7 +117,7 @@ class Visit:
         self.errors = [error for error in self.errors if not ("Failed to load resource" in error and word in error)]
 
     def require_clean(self) -> None:
-        """No error in the console, nothing asked of another machine, no markup obeyed, nothing wider than the screen."""
+        """No error, nothing asked of another machine, no markup obeyed, nothing moved, nothing too wide."""
         assert self.errors == []
         assert self.strangers == []
         assert self.page.evaluate("window.stolen") is None
@@ -140,3 +140,11 @@ def visiting(
         visit.require_clean()
     finally:
         context.close()
+
+
+def again(page: Page) -> None:
+    """Press “Try again”, unless the page has asked again by itself meanwhile, as the stream opened."""
+    page.evaluate("""() => {
+      const all = [...document.querySelectorAll("main button")];
+      all.find((one) => one.textContent === "Try again")?.click();
+    }""")

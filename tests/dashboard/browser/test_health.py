@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, expect
 
 from tests.dashboard.browser.rooms import HOSTILE, World
 from tests.dashboard.browser.rooms_fixtures import FORMS, Rooms, opened
-from tests.dashboard.browser.rooms_support import NARROW
+from tests.dashboard.browser.rooms_support import NARROW, again
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_says_what_the_machine_stands_on(rooms: Rooms) -> None:
     expect(page.locator("#machine-facts")).to_contain_text("from 22:00 to 07:00, and all of Sunday")
     expect(page.locator("#machine-facts")).to_contain_text("one address")
     expect(page.locator("#last-trouble li")).to_have_count(1)
-    page.get_by_text("Settings", exact=True).click()
+    page.locator("#settings-box summary").click()
     row = page.locator("#settings tr").first
     expect(row).to_contain_text("training.learning_rate")
     expect(row).to_contain_text("nightschool.toml, line 14")
@@ -127,6 +127,6 @@ def test_a_failure_is_told_and_asked_again(rooms: Rooms) -> None:
     page = rooms.go("/health")
     expect(page.locator("#health-trouble")).to_contain_text("The ledger cannot be read.")
     rooms.world.broken = ""
-    page.get_by_role("button", name="Try again").click()
+    again(page)
     expect(page.locator(".finding")).to_have_count(4)
     rooms.visits[0].forgive("422")

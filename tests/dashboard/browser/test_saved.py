@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.dashboard.browser.rooms import HOSTILE, World
 from tests.dashboard.browser.rooms_fixtures import FORMS, Rooms, opened
-from tests.dashboard.browser.rooms_support import NARROW
+from tests.dashboard.browser.rooms_support import NARROW, again
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +191,6 @@ def test_a_failure_is_told_and_asked_again(rooms: Rooms) -> None:
     page = rooms.go("/saved")
     expect(page.locator("#saved-trouble")).to_contain_text("The ledger cannot be read.")
     rooms.world.broken = ""
-    page.get_by_role("button", name="Try again").click()
+    again(page)
     expect(page.locator(".moment")).to_have_count(9)
     rooms.visits[0].forgive("422")

@@ -18,7 +18,8 @@ DROP = """([name, text]) => {
   moved.items.add(new File([text], name));
   for (const kind of ["dragenter", "dragover", "drop"]) {
     if (kind === "drop") window.veiled = !document.querySelector(".veil").hidden;
-    document.querySelector("footer").dispatchEvent(new DragEvent(kind, {bubbles: true, cancelable: true, dataTransfer: moved}));
+    const event = new DragEvent(kind, {bubbles: true, cancelable: true, dataTransfer: moved});
+    document.querySelector("footer").dispatchEvent(event);
   }
 }"""
 
