@@ -42,7 +42,7 @@ def guarded(
 ) -> ASGIApp:
     """The whole page: the application behind its limits and its guard."""
     limits, templates = limits or Limits(), Templates(services.layout.root)
-    app = AtOnce(application(services, endpoints, templates, limits), limits.requests)
+    app = AtOnce(application(services, endpoints, templates, limits), limits.requests, limits.wait_seconds)
     return Guard(app, rules, key, Tries(time.monotonic), Seldom(log, time.monotonic), templates.sign_in)
 
 
