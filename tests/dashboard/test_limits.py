@@ -140,8 +140,10 @@ def test_h6_who_does_not_take_the_answer_is_let_go(tight: Served) -> None:
         assert len(until_closed(client)) < PLENTY
 
 
-def test_h6_control_who_takes_it_has_all_of_it(tight: Served) -> None:
-    status, got = tight.ask("/api/tell")
+def test_h6_control_who_takes_it_has_all_of_it(services: Services, rooms: Rooms) -> None:
+    # With more patience: on a busy computer even a good client rests now and then.
+    with served(services, rooms.endpoints(), replace(TIGHT, send_seconds=5.0)) as page:
+        status, got = page.ask("/api/tell")
     assert status == 200
     assert len(got) > PLENTY
 
