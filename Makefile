@@ -41,6 +41,7 @@ bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.intake
 	$(BIN)/python -m benchmarks.snapshots
 	$(BIN)/python -m benchmarks.latency
+	$(BIN)/python -m benchmarks.dashboard
 
 docs: $(VENV)/.installed
 	$(BIN)/python docs/generate.py

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from nightschool import foreign
 from nightschool.errors import SettingsError
 from nightschool.foreign import FOREIGN_NAMES, lora_keys
 from nightschool.settings import Settings, load_settings, parse_settings, render_default_toml, sections
@@ -77,6 +78,15 @@ def test_the_lora_keys_are_those_of_the_installed_peft() -> None:
     theirs = {field.name for field in fields(LoraConfig)}
     assert {"r", "rank_pattern", "use_dora", "init_lora_weights"} <= ours
     assert ours <= theirs
+
+
+def test_the_lora_keys_are_parsed_once_and_never_by_two_threads_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[bool] = []
+    real = foreign.ast.parse
+    monkeypatch.setattr(foreign.ast, "parse", lambda text: parsed.append(foreign._PARSING.locked()) or real(text))
+    foreign._keys_in.cache_clear()
+    assert lora_keys() == lora_keys()
+    assert parsed == [True, True]
 
 
 def test_several_mistakes_are_said_at_once() -> None:

@@ -10,9 +10,9 @@ from typing import Any
 from starlette.testclient import TestClient
 
 from nightschool.dashboard import acts, uploads
-from nightschool.dashboard.app import application
+from nightschool.dashboard.admission import Rules
+from nightschool.dashboard.app import guarded
 from nightschool.dashboard.endpoints import Endpoint
-from nightschool.dashboard.pages import Templates
 from nightschool.dashboard.services import Services
 from nightschool.workspace import Layout
 
@@ -36,7 +36,9 @@ class Asked:
         return self._told(self.client.delete(path), status)
 
     def send(self, name: str, data: bytes | Iterator[bytes], status: int = 200, *, length: str | None = None) -> Any:
-        headers = {} if length is None else {"content-length": length}
+        headers = {"content-type": "application/octet-stream"}
+        if length is not None:
+            headers["content-length"] = length
         answer = self.client.post("/api/uploads", params={"name": name}, content=data, headers=headers)
         return self._told(answer, status)
 
@@ -62,9 +64,8 @@ class Asked:
 def asking(layout: Layout, endpoints: Sequence[Endpoint] = ENDPOINTS) -> Iterator[Asked]:
     services = Services(layout)
     try:
-        with TestClient(
-            application(services, endpoints, Templates(layout.root)), base_url="http://localhost"
-        ) as client:
+        page = guarded(services, endpoints, Rules(), None)
+        with TestClient(page, base_url="http://127.0.0.1") as client:
             yield Asked(client, services)
     finally:
         services.close()

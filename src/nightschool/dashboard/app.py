@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -41,23 +42,32 @@ def guarded(
 ) -> ASGIApp:
     """The whole page: the application behind its limits and its guard."""
     limits, templates = limits or Limits(), Templates(services.layout.root)
-    app = AtOnce(application(services, endpoints, templates, limits), limits.requests)
+    app = AtOnce(application(services, endpoints, templates, limits), limits.requests, limits.wait_seconds)
     return Guard(app, rules, key, Tries(time.monotonic), Seldom(log, time.monotonic), templates.sign_in)
 
 
-def application(services: Services, endpoints: Sequence[Endpoint], templates: Templates, limits: Limits) -> Starlette:
+def application(
+    services: Services, endpoints: Sequence[Endpoint], templates: Templates, limits: Limits | None = None
+) -> Starlette:
     """The application over a workspace, with nothing before it that keeps anyone out."""
     routes: list[BaseRoute] = [Route(one.path, _answering(services, one), methods=[one.method]) for one in endpoints]
-    routes.append(live.route(services.live, limits.streams))
+    routes.append(live.route(services.live, (limits or Limits()).streams))
     routes.append(openapi.route(endpoints))
     routes += pages.routes(services, templates)
-    app = Starlette(
+    app = _Application(
         routes=routes,
         exception_handlers={HTTPException: _not_routed(templates), ClientDisconnect: _gone},  # pyright: ignore[reportArgumentType]
     )
     # A redirect to the same path with or without a slash would be made of the Host header.
     app.router.redirect_slashes = False
     return app
+
+
+class _Application(Starlette):
+    """Without the layer that answers accidents with a text of its own: the guard has a better answer."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        return ExceptionMiddleware(self.router, handlers=self.exception_handlers)
 
 
 def _answering(services: Services, endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
@@ -70,9 +80,12 @@ def _answering(services: Services, endpoint: Endpoint) -> Callable[[Request], Aw
         try:
             query = body = None
             if endpoint.query is not None:
+                _known(request.query_params, endpoint.query)
                 query = msgspec.convert(dict(request.query_params), endpoint.query, strict=False)
             if endpoint.takes is not None:
-                body = msgspec.json.decode(await _body(request) or b"{}", type=endpoint.takes)
+                data = await _body(request) or b"{}"
+                _known(msgspec.json.decode(data, type=dict[str, msgspec.Raw]), endpoint.takes)
+                body = msgspec.json.decode(data, type=endpoint.takes)
             found = await endpoint.answer(Call(services, path, query, body, request))
         except (msgspec.ValidationError, msgspec.DecodeError) as error:
             return trouble(422, str(error), "request")
@@ -87,6 +100,14 @@ def _answering(services: Services, endpoint: Endpoint) -> Callable[[Request], Aw
         return Response(msgspec.json.encode(found), endpoint.status, media_type="application/json")
 
     return answer
+
+
+def _known(given: Iterable[str], shape: type[msgspec.Struct]) -> None:
+    """Raise ValidationError for a word that the shape does not have: taken for another, it would silently be missed."""
+    names = shape.__struct_encode_fields__
+    for name in given:
+        if name not in names:
+            raise msgspec.ValidationError(f"There is no `{name}` here. Known: {', '.join(names) or 'nothing'}.")
 
 
 async def _body(request: Request) -> bytes:

@@ -52,6 +52,9 @@ def described(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
         structs |= {struct for struct in (one.gives, one.takes, one.query) if struct is not None}
     ordered = sorted(structs, key=lambda struct: struct.__name__)
     _, schemas = msgspec.json.schema_components(ordered, ref_template=REF)
+    for one in endpoints:
+        if one.takes is not None:
+            schemas[one.takes.__name__]["additionalProperties"] = False
     paths: dict[str, dict[str, Any]] = {}
     for one in endpoints:
         paths.setdefault(one.path, {})[one.method.lower()] = _operation(one, schemas)

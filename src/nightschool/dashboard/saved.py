@@ -56,12 +56,14 @@ async def saved_of(services: Services, now: datetime | None = None) -> shapes.Sa
     told = await services.reader.read(lambda ledger: _told(layout, ledger))
     settings = await asyncio.to_thread(settings_of, layout)
     options = settings.snapshots if settings else SnapshotSettings()
-    # What is kept was made for these rows: a checkpoint that has just been saved is to be seen at once.
-    key = (told.rows[0].step, told.rows[0].generation, len(told.rows)) if told.rows else ()
+    # What is kept was made for these: what has just been saved, taken or verified is to be seen at once, since whoever
+    # is told that it changed asks once.
+    rows = tuple((row.step, row.generation, row.state) for row in told.rows)
+    key = (rows, _written(layout.snapshots), _written(layout.verified), repr(options))
     walked = kept(services, "saved", KEEP_SECONDS)
     try:
         checkpoints, snapshots = await walked.get(
-            lambda: (_checkpoints(layout, told.rows), _snapshots(layout, options, now)), key=(key, repr(options))
+            lambda: (_checkpoints(layout, told.rows), _snapshots(layout, options, now)), key=key
         )
     except OSError as error:
         # Retention, or somebody's hands, while the folders were walked.
@@ -73,6 +75,14 @@ async def saved_of(services: Services, now: datetime | None = None) -> shapes.Sa
         next_snapshot=following.astimezone(UTC).isoformat(timespec="seconds") if following else None,
         second_place=await place_in_words(services, options.copy_to, told.second),
     )  # fmt: skip
+
+
+def _written(path: Path) -> int:
+    """When a file was written, or when something came into a folder or went; 0 where there is none."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def settings_of(layout: Layout) -> Settings | None:

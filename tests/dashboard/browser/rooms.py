@@ -35,11 +35,21 @@ def waiting(id: int, name: str, state: str = "ready", **values: Any) -> shapes.W
 def file(id: int, name: str, state: str = "learned", **values: Any) -> shapes.File:
     """A file that was dropped."""
     known: dict[str, Any] = {
-        "reason": None, "bytes": 1_900_000 + 7_000 * id, "rows": 2210 + id, "rows_bad": 0, "tokens": 912_000,
-        "label_tokens": 503_000, "priority": "normal", "duplicate_of": None, "arrived_at": ago(hours=7 * (40 - id % 40)),
-        "learned_at": ago(hours=7 * (40 - id % 40) - 3), "holdout_rows": 40, "holdout_before": 2.314, "holdout_after": 1.871,
+        "reason": None,
+        "bytes": 1_900_000 + 7_000 * id,
+        "rows": 2210 + id,
+        "rows_bad": 0,
+        "tokens": 912_000,
+        "label_tokens": 503_000,
+        "priority": "normal",
+        "duplicate_of": None,
+        "arrived_at": ago(hours=7 * (40 - id % 40)),
+        "learned_at": ago(hours=7 * (40 - id % 40) - 3),
+        "holdout_rows": 40,
+        "holdout_before": 2.314,
+        "holdout_after": 1.871,
         **values,
-    }  # fmt: skip
+    }
     return shapes.File(id=id, name=name, state=state, **known)
 
 
@@ -87,12 +97,42 @@ def full() -> World:
     names = ["support-chats", "pydoc-topics", "contracts", "mails", "interviews", "wiki-de", "letters", "manuals"]
     world.files = [file(n, f"{names[n % 8]}-2026-{9 + n % 3:02}.jsonl") for n in range(1, 121)]
     world.files[6:9] = [
-        file(7, HOSTILE, "rejected", reason=f"no row of {HOSTILE} could be read: line 1 is no JSON", rows=0, rows_bad=12, tokens=None,
-             label_tokens=None, learned_at=None, holdout_rows=None, holdout_before=None, holdout_after=None),
-        file(8, "mails-copy.jsonl", "duplicate", reason="the same bytes as mails-2026-09.jsonl (file 3)", duplicate_of=3, rows=None, tokens=None,
-             learned_at=None, holdout_rows=None, holdout_before=None, holdout_after=None),
-        file(9, "old-forum.jsonl", "set_aside", reason="shelved after 120 of its 400 steps", holdout_after=None, learned_at=None),
-    ]  # fmt: skip
+        file(
+            7,
+            HOSTILE,
+            "rejected",
+            reason=f"no row of {HOSTILE} could be read: line 1 is no JSON",
+            rows=0,
+            rows_bad=12,
+            tokens=None,
+            label_tokens=None,
+            learned_at=None,
+            holdout_rows=None,
+            holdout_before=None,
+            holdout_after=None,
+        ),
+        file(
+            8,
+            "mails-copy.jsonl",
+            "duplicate",
+            reason="the same bytes as mails-2026-09.jsonl (file 3)",
+            duplicate_of=3,
+            rows=None,
+            tokens=None,
+            learned_at=None,
+            holdout_rows=None,
+            holdout_before=None,
+            holdout_after=None,
+        ),
+        file(
+            9,
+            "old-forum.jsonl",
+            "set_aside",
+            reason="shelved after 120 of its 400 steps",
+            holdout_after=None,
+            learned_at=None,
+        ),
+    ]
     world.files.append(
         file(
             121, "support-chats-2026-11.jsonl", "training", learned_at=None, holdout_after=None, arrived_at=ago(hours=3)
@@ -129,10 +169,19 @@ def full() -> World:
     world.findings = [
         shapes.Finding(name="disk", verdict="good", text="412 GB of room.", advice=None),
         shapes.Finding(name="trainer", verdict="good", text="Trains since 22:04, one restart in a week.", advice=None),
-        shapes.Finding(name="second place", verdict="watch", text="It was last reached 3 days ago.", advice="See whether /mnt/backup is mounted."),
-        shapes.Finding(name="saved states", verdict="trouble", text="checkpoint-42500 is damaged.",
-                       advice="The others are whole. If it happens again, test the disk; `nightschool verify --deep` reads every byte."),
-    ]  # fmt: skip
+        shapes.Finding(
+            name="second place",
+            verdict="watch",
+            text="It was last reached 3 days ago.",
+            advice="See whether /mnt/backup is mounted.",
+        ),
+        shapes.Finding(
+            name="saved states",
+            verdict="trouble",
+            text="checkpoint-42500 is damaged.",
+            advice="The others are whole. If it happens again, test the disk: `nightschool verify --deep` reads all.",
+        ),
+    ]
     world.lines = [
         f"2026-11-27 {n // 60 % 24:02}:{n % 60:02}:11  step {40_000 + n:,}  loss 1.{n % 90 + 10}  2,151 tokens/s"
         for n in range(480)
@@ -144,18 +193,34 @@ def full() -> World:
 def checkpoint(step: int, at: str, **values: Any) -> shapes.Checkpoint:
     """A checkpoint that is there."""
     known: dict[str, Any] = {
-        "generation": 2, "state": "published", "reason": None, "there": True, "own_bytes": 312_000_000, "shared_bytes": 0,
-        "seconds": 3.4, "stalled": 0.0, "verified_at": None, **values,
-    }  # fmt: skip
+        "generation": 2,
+        "state": "published",
+        "reason": None,
+        "there": True,
+        "own_bytes": 312_000_000,
+        "shared_bytes": 0,
+        "seconds": 3.4,
+        "stalled": 0.0,
+        "verified_at": None,
+        **values,
+    }
     return shapes.Checkpoint(step=step, written_at=at, **known)
 
 
 def snapshot(name: str, step: int, at: str, **values: Any) -> shapes.Snapshot:
     """A snapshot that is whole."""
     known: dict[str, Any] = {
-        "kind": "nightly", "generation": 2, "file": "corrections.jsonl", "own_bytes": 296_000_000, "shared_bytes": 16_000_000,
-        "problem": None, "keep": True, "why": "", "verified_at": None, **values,
-    }  # fmt: skip
+        "kind": "nightly",
+        "generation": 2,
+        "file": "corrections.jsonl",
+        "own_bytes": 296_000_000,
+        "shared_bytes": 16_000_000,
+        "problem": None,
+        "keep": True,
+        "why": "",
+        "verified_at": None,
+        **values,
+    }
     return shapes.Snapshot(name=name, step=step, taken_at=at, **known)
 
 
@@ -163,27 +228,64 @@ def preview(**values: Any) -> shapes.Preview:
     """What would become of a file."""
     ask = "<|user|>\nWhere does the <b>ferry</b> leave from?\n<|assistant|>\n"
     known: dict[str, Any] = {
-        "name": "letters.jsonl", "container": "JSON lines", "shape": "chat", "complete": False, "rows_good": 198, "rows_bad": 2,
-        "rows_held_out": 4, "rows_truncated": 1, "rows_split": 0, "tokens": 81_230, "tokens_cut": 320, "label_tokens": 40_112,
-        "sequences": 52, "steps": 7, "repairs": {"a byte order mark was taken off": 1},
-        "lengths": [(16, 31, 4), (32, 63, 21), (64, 127, 75), (128, 255, 66), (256, 511, 24), (512, 1023, 7), (1024, 2047, 1)],
+        "name": "letters.jsonl",
+        "container": "JSON lines",
+        "shape": "chat",
+        "complete": False,
+        "rows_good": 198,
+        "rows_bad": 2,
+        "rows_held_out": 4,
+        "rows_truncated": 1,
+        "rows_split": 0,
+        "tokens": 81_230,
+        "tokens_cut": 320,
+        "label_tokens": 40_112,
+        "sequences": 52,
+        "steps": 7,
+        "repairs": {"a byte order mark was taken off": 1},
+        "lengths": [
+            (16, 31, 4),
+            (32, 63, 21),
+            (64, 127, 75),
+            (128, 255, 66),
+            (256, 511, 24),
+            (512, 1023, 7),
+            (1024, 2047, 1),
+        ],
         "bad_rows": [
-            shapes.BadRow(line=17, reason="it is no JSON: a comma is missing", row='{"messages": [<script>window.stolen=1</script>'),
+            shapes.BadRow(
+                line=17,
+                reason="it is no JSON: a comma is missing",
+                row='{"messages": [<script>window.stolen=1</script>',
+            ),
             shapes.BadRow(line=90, reason="`messages` is empty", row='{"messages": []}'),
         ],
-        "warnings": ["2 rows have the same text."], "problem": None,
-        "examples": [[
-            shapes.Part(row=1, tokens=31, learned=12, pieces=[
-                shapes.Piece(text=ask, learned=False),
-                shapes.Piece(text="From the old pier, every hour until ten.<|end|>", learned=True),
-            ]),
-            shapes.Part(row=2, tokens=420, learned=380, pieces=[
-                shapes.Piece(text="<|user|>\nTell me about the harbour.\n<|assistant|>\n", learned=False),
-                shapes.Piece(text="The harbour was built in three parts. " * 30, learned=True),
-            ]),
-        ]],
+        "warnings": ["2 rows have the same text."],
+        "problem": None,
+        "examples": [
+            [
+                shapes.Part(
+                    row=1,
+                    tokens=31,
+                    learned=12,
+                    pieces=[
+                        shapes.Piece(text=ask, learned=False),
+                        shapes.Piece(text="From the old pier, every hour until ten.<|end|>", learned=True),
+                    ],
+                ),
+                shapes.Part(
+                    row=2,
+                    tokens=420,
+                    learned=380,
+                    pieces=[
+                        shapes.Piece(text="<|user|>\nTell me about the harbour.\n<|assistant|>\n", learned=False),
+                        shapes.Piece(text="The harbour was built in three parts. " * 30, learned=True),
+                    ],
+                ),
+            ]
+        ],
         **values,
-    }  # fmt: skip
+    }
     return shapes.Preview(**known)
 
 

@@ -1,4 +1,4 @@
-"""How the machine that was never run answers. Paths and shapes are the real ones: what the API would refuse is refused."""
+"""How the machine that was never run answers. Paths and shapes are the real ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 from msgspec.structs import replace as changed
-
 from starlette.requests import ClientDisconnect
 
 from nightschool.dashboard import shapes
@@ -38,17 +37,45 @@ def now(world: World) -> shapes.Now:
         "idle": "drop a data file in inbox/",
     }
     status = {
-        "state": word, "step": 45_120, "current_file": world.training, "queued": len(world.queue), "learned": 14, "rejected": 1,
-        "loss": 1.72, "learning_rate": 1e-4, "tokens_per_second": 2151.0, "last_checkpoint": None, "last_snapshot": None,
-        "reason": reason[word], "since": ago(minutes=42), "pid": 4242 if world.running else None, "paused": world.paused,
-        "duplicates": 1, "set_aside": 1, "workspace": "/home/ada/my-model", "steps_queued": 4500, "seconds_left": 9000.0,
-        "prepared_bytes": 0, "catching_up": None, "settings_problem": None, "metrics": None, "lineage": None,
-    }  # fmt: skip
+        "state": word,
+        "step": 45_120,
+        "current_file": world.training,
+        "queued": len(world.queue),
+        "learned": 14,
+        "rejected": 1,
+        "loss": 1.72,
+        "learning_rate": 1e-4,
+        "tokens_per_second": 2151.0,
+        "last_checkpoint": None,
+        "last_snapshot": None,
+        "reason": reason[word],
+        "since": ago(minutes=42),
+        "pid": 4242 if world.running else None,
+        "paused": world.paused,
+        "duplicates": 1,
+        "set_aside": 1,
+        "workspace": "/home/ada/my-model",
+        "steps_queued": 4500,
+        "seconds_left": 9000.0,
+        "prepared_bytes": 0,
+        "catching_up": None,
+        "settings_problem": None,
+        "metrics": None,
+        "lineage": None,
+    }
     steps = 301 if world.training else 0
     return shapes.Now(
-        at=datetime.now(UTC).isoformat(), utc_offset=0, version="0.4.0", status=status, file_step=120 if steps else 0,
-        file_steps=steps, file_seconds=870.0 if word == "training" else None, generation=2, event=9, empty=not world.files,
-    )  # fmt: skip
+        at=datetime.now(UTC).isoformat(),
+        utc_offset=0,
+        version="0.4.0",
+        status=status,
+        file_step=120 if steps else 0,
+        file_steps=steps,
+        file_seconds=870.0 if word == "training" else None,
+        generation=2,
+        event=9,
+        empty=not world.files,
+    )
 
 
 def answers(get: Callable[[], World]) -> tuple[Endpoint, ...]:
@@ -169,9 +196,13 @@ def _uploads(at: Any) -> None:
             world.cut_off += 1
             raise NotThere("It was cut off.") from None
         upload = shapes.Upload(
-            id=f"u{len(world.uploads) + 1}", name=call.query.name, bytes=size, looks_like="JSON lines with chats",
-            warnings=["2 rows have the same text."], expires_at=ago(hours=-1),
-        )  # fmt: skip
+            id=f"u{len(world.uploads) + 1}",
+            name=call.query.name,
+            bytes=size,
+            looks_like="JSON lines with chats",
+            warnings=["2 rows have the same text."],
+            expires_at=ago(hours=-1),
+        )
         world.uploads[upload.id] = upload
         return upload
 
@@ -199,9 +230,12 @@ def _files(at: Any) -> None:
         for one in world.files:
             counts[one.state] = counts.get(one.state, 0) + 1
         fits = [
-            one for one in sorted(world.files, key=lambda one: -one.id)
-            if query.search.lower() in one.name.lower() and query.state in ("", one.state) and (query.before is None or one.id < query.before)
-        ]  # fmt: skip
+            one
+            for one in sorted(world.files, key=lambda one: -one.id)
+            if query.search.lower() in one.name.lower()
+            and query.state in ("", one.state)
+            and (query.before is None or one.id < query.before)
+        ]
         page = fits[: query.limit]
         return shapes.Files(files=page, next=page[-1].id if len(fits) > len(page) else None, counts=counts)
 
@@ -213,18 +247,34 @@ def _files(at: Any) -> None:
         rejected = one.state == "rejected"
         parts = [(1, 200, 200, 3.12, 2.2), (420, 520, 101 if one.learned_at else 40, 2.3, 1.72)]
         learnt = [
-            shapes.Learnt(first=a, last=b, steps=b - a + 1, steps_done=done, tokens=done * 16_384, seconds=done * 4.8,
-                          loss_first=x, loss_last=y, began_at=one.arrived_at, alone=a == 1)
+            shapes.Learnt(
+                first=a,
+                last=b,
+                steps=b - a + 1,
+                steps_done=done,
+                tokens=done * 16_384,
+                seconds=done * 4.8,
+                loss_first=x,
+                loss_last=y,
+                began_at=one.arrived_at,
+                alone=a == 1,
+            )
             for a, b, done, x, y in parts
-        ]  # fmt: skip
+        ]
         bad = [shapes.BadRow(line=n, reason="it is no JSON", row=f"{HOSTILE} {n}") for n in (1, 5)]
         return shapes.FileDetail(
-            file=one, sha256="ab12" * 16, shape=None if rejected else "chat", sequences=None if rejected else 812,
-            archive=None if rejected else f"archive/2026-11-22/{one.name}", rejected=f"rejected/{one.name}" if rejected else None,
-            settings={"epochs": 2, "columns": {"prompt": HOSTILE}}, learnt=[] if rejected or one.state == "ready" else learnt,
-            bad_rows=bad if one.rows_bad else [], bad_rows_left_out=10 if one.rows_bad else 0,
+            file=one,
+            sha256="ab12" * 16,
+            shape=None if rejected else "chat",
+            sequences=None if rejected else 812,
+            archive=None if rejected else f"archive/2026-11-22/{one.name}",
+            rejected=f"rejected/{one.name}" if rejected else None,
+            settings={"epochs": 2, "columns": {"prompt": HOSTILE}},
+            learnt=[] if rejected or one.state == "ready" else learnt,
+            bad_rows=bad if one.rows_bad else [],
+            bad_rows_left_out=10 if one.rows_bad else 0,
             what_to_do="Mend line 1 and drop the file again; `rejected/` holds it." if rejected else None,
-        )  # fmt: skip
+        )
 
     plan_and_do(at, "/api/forget", shapes.Forget, shapes.AgreedForget)
 
@@ -267,12 +317,23 @@ def plan_and_do(at: Any, path: str, takes: Any, agreed: Any) -> None:
         body = msgspec.to_builtins(call.body)
         later = body.get("later", "again")
         return shapes.Plan(
-            what="a change", now=45_120, then=44_100, kept=44_100, start=body.get("to", "checkpoint-100"),
-            undone=[shapes.Undone(name=HOSTILE, steps=900, of=2410), shapes.Undone(name="mails.jsonl", steps=120, of=120)],
-            later=later, redo=0 if later == "shelve" else 1020, seconds=None if later == "shelve" else 4896.0, revived=[],
-            undoable=not body.get("purge"), purge=["archive/2026-11-22/mails.jsonl", "snapshots/2026-11-26"] if body.get("purge") else [],
+            what="a change",
+            now=45_120,
+            then=44_100,
+            kept=44_100,
+            start=body.get("to", "checkpoint-100"),
+            undone=[
+                shapes.Undone(name=HOSTILE, steps=900, of=2410),
+                shapes.Undone(name="mails.jsonl", steps=120, of=120),
+            ],
+            later=later,
+            redo=0 if later == "shelve" else 1020,
+            seconds=None if later == "shelve" else 4896.0,
+            revived=[],
+            undoable=not body.get("purge"),
+            purge=["archive/2026-11-22/mails.jsonl", "snapshots/2026-11-26"] if body.get("purge") else [],
             digest=f"{world.digest}-{later}",
-        )  # fmt: skip
+        )
 
     @at("POST", path, shapes.Job, takes=agreed, status=202)
     def _(world: World, call: Call) -> shapes.Job:
@@ -291,15 +352,23 @@ def _health(at: Any) -> None:
             text=f"The trainer ended by itself while reading {HOSTILE}.",
             fields={},
         )
-        rows = [("training.learning_rate", "0.0001", "nightschool.toml, line 14", "with the next file"), ("dashboard.port", "8420", "default", "when the machine is started again"),
-                ("notify.address", "set, and not shown", "nightschool.toml, line 40", "at once")]  # fmt: skip
+        rows = [
+            ("training.learning_rate", "0.0001", "nightschool.toml, line 14", "with the next file"),
+            ("dashboard.port", "8420", "default", "when the machine is started again"),
+            ("notify.address", "set, and not shown", "nightschool.toml, line 40", "at once"),
+        ]
         return shapes.Health(
-            findings=world.findings, disk=shapes.Amount(used=588_000_000_000, total=1_000_000_000_000),
-            gpu=shapes.Amount(used=None, total=None), memory=shapes.Amount(used=62_000_000_000, total=64_000_000_000),
-            trainer_bytes=9_100_000_000, restarts=1, hours="from 22:00 to 07:00, and all of Sunday", notify="one address",
+            findings=world.findings,
+            disk=shapes.Amount(used=588_000_000_000, total=1_000_000_000_000),
+            gpu=shapes.Amount(used=None, total=None),
+            memory=shapes.Amount(used=62_000_000_000, total=64_000_000_000),
+            trainer_bytes=9_100_000_000,
+            restarts=1,
+            hours="from 22:00 to 07:00, and all of Sunday",
+            notify="one address",
             last_trouble=[accident] if world.findings else [],
             settings=[shapes.Setting(name=a, value=b, source=c, effect=d) for a, b, c, d in rows],
-        )  # fmt: skip
+        )
 
     @at("GET", "/api/log", shapes.Log, query=shapes.LogQuery)
     def _(world: World, call: Call) -> shapes.Log:

@@ -1,4 +1,4 @@
-"""What the tests of the four views share: one server and one browser for all of a module, a new world for each test."""
+"""What the tests of the four views share: one server for all of a module, a new world for each test."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 
 from tests.dashboard.browser.rooms import World, full
-from tests.dashboard.browser.rooms_support import NARROW, WIDE, Colours, Visit, app_of, browsing, serving, visiting
+from tests.dashboard.browser.rooms_support import NARROW, WIDE, Colours, Visit, app_of, serving, visiting
 
 FORMS: tuple[tuple[tuple[int, int], Colours], ...] = (
     (WIDE, "dark"),
@@ -47,13 +47,13 @@ class Rooms:
         self._open = ExitStack()
 
 
-def opened() -> Iterator[Rooms]:
+def opened(browser: Browser) -> Iterator[Rooms]:
     """For a fixture of a module."""
-    with browsing() as browser:
-        rooms = Rooms(browser)
-        with serving(app_of(lambda: rooms.world)) as address:
-            rooms.address = address
-            yield rooms
+    expect.set_options(timeout=60_000)  # the tests' own computer may be busy; nothing here is timed
+    rooms = Rooms(browser)
+    with serving(app_of(lambda: rooms.world)) as address:
+        rooms.address = address
+        yield rooms
 
 
 def said(page: Page) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -11,18 +10,13 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 import uvicorn
-from playwright.sync_api import Browser, BrowserContext, Page, Route, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Route
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
-from starlette.routing import Route as Path
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from nightschool.dashboard.admission import Rules
-from nightschool.dashboard.app import application
-from nightschool.dashboard.guard import Guard
-from nightschool.dashboard.pages import Templates
-from nightschool.dashboard.seldom import Seldom
-from nightschool.dashboard.signing_in import Tries
+from nightschool.dashboard.app import guarded
 from tests.dashboard.browser.rooms import World
 from tests.dashboard.browser.rooms_answers import answers, live, now
 
@@ -41,10 +35,9 @@ class _First:
 
 
 def app_of(get: Callable[[], World], root: str = "/home/ada/my-model") -> ASGIApp:
-    """The page over a world, behind the guard of the real one."""
+    """The page over a world: all of the real one, but for what the endpoints and the stream tell."""
     services: Any = SimpleNamespace(layout=SimpleNamespace(root=root), live=None, reader=_First(get))
-    templates = Templates(root)  # type: ignore[arg-type]  # shown, not opened
-    inner = application(services, answers(get), templates)
+    page = guarded(services, answers(get), Rules(), None)
 
     async def stream(request: Request) -> StreamingResponse:
         async def until_gone() -> AsyncIterator[bytes]:
@@ -55,9 +48,13 @@ def app_of(get: Callable[[], World], root: str = "/home/ada/my-model") -> ASGIAp
 
         return StreamingResponse(until_gone(), media_type="text/event-stream")
 
-    inner.router.routes.insert(0, Path("/api/live", stream))
-    seldom = Seldom(logging.getLogger("nightschool.page"), time.monotonic)
-    return Guard(inner, Rules("127.0.0.1"), None, Tries(time.monotonic), seldom, templates.sign_in)
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == "/api/live":
+            await (await stream(Request(scope, receive)))(scope, receive, send)
+        else:
+            await page(scope, receive, send)
+
+    return app
 
 
 @contextmanager
@@ -75,16 +72,6 @@ def serving(app: ASGIApp) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join()
-
-
-@contextmanager
-def browsing() -> Iterator[Browser]:
-    """A browser that asks nobody for anything by itself."""
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    with sync_playwright() as tools:
-        browser = tools.chromium.launch(executable_path="/usr/bin/chromium", args=arguments)
-        yield browser
-        browser.close()
 
 
 SHIFTS = """
@@ -130,7 +117,7 @@ class Visit:
         self.errors = [error for error in self.errors if not ("Failed to load resource" in error and word in error)]
 
     def require_clean(self) -> None:
-        """No error in the console, nothing asked of another machine, no markup obeyed, nothing wider than the screen."""
+        """No error, nothing asked of another machine, no markup obeyed, nothing moved, nothing too wide."""
         assert self.errors == []
         assert self.strangers == []
         assert self.page.evaluate("window.stolen") is None
@@ -146,10 +133,18 @@ def visiting(
     context = browser.new_context(
         viewport={"width": size[0], "height": size[1]}, color_scheme=colours, locale="en-US", timezone_id="UTC"
     )
-    context.set_default_timeout(8000)
+    context.set_default_timeout(60_000)
     try:
         visit = Visit(context, address)
         yield visit
         visit.require_clean()
     finally:
         context.close()
+
+
+def again(page: Page) -> None:
+    """Press “Try again”, unless the page has asked again by itself meanwhile, as the stream opened."""
+    page.evaluate("""() => {
+      const all = [...document.querySelectorAll("main button")];
+      all.find((one) => one.textContent === "Try again")?.click();
+    }""")

@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from tests.dashboard.browser.rooms import HOSTILE, World, waiting
 from tests.dashboard.browser.rooms_fixtures import FORMS, Rooms, opened
-from tests.dashboard.browser.rooms_support import NARROW
+from tests.dashboard.browser.rooms_support import NARROW, again
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Rooms]:
-    yield from opened()
+def server(chromium: Browser) -> Iterator[Rooms]:
+    yield from opened(chromium)
 
 
 @pytest.fixture
@@ -269,6 +269,6 @@ def test_a_queue_that_cannot_be_read_says_why_and_is_asked_again(rooms: Rooms) -
     page = rooms.go("/queue")
     expect(page.locator("#queue-trouble")).to_contain_text("The ledger cannot be read")
     rooms.world.broken = ""
-    page.get_by_role("button", name="Try again").click()
+    again(page)
     expect(page.locator(".waiting > li")).to_have_count(6)
     rooms.visits[0].forgive("422")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from tests.dashboard.browser.rooms import HOSTILE, preview
 from tests.dashboard.browser.rooms_fixtures import FORMS, Rooms, opened
@@ -18,14 +18,15 @@ DROP = """([name, text]) => {
   moved.items.add(new File([text], name));
   for (const kind of ["dragenter", "dragover", "drop"]) {
     if (kind === "drop") window.veiled = !document.querySelector(".veil").hidden;
-    document.querySelector("footer").dispatchEvent(new DragEvent(kind, {bubbles: true, cancelable: true, dataTransfer: moved}));
+    const event = new DragEvent(kind, {bubbles: true, cancelable: true, dataTransfer: moved});
+    document.querySelector("footer").dispatchEvent(event);
   }
 }"""
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Rooms]:
-    yield from opened()
+def server(chromium: Browser) -> Iterator[Rooms]:
+    yield from opened(chromium)
 
 
 @pytest.fixture

@@ -102,12 +102,13 @@ export function looked() {
   document.body.classList.add("looked");
 }
 
-/** For `listen({connection})`: calls `work` when the server answers again after it did not. */
-export function whenBack(work) {
-  let lost = false;
+/**
+ * For `listen({connection})`: calls `work` whenever the stream opens, at first too: what changed between the first
+ * answer and that is told to nobody.
+ */
+export function whenOpen(work) {
   return (word) => {
-    if (lost && word === "open") work();
-    lost = word === "lost";
+    if (word === "open") work();
   };
 }
 

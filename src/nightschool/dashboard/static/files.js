@@ -1,7 +1,7 @@
 // The page Files: all that was ever dropped, searched and filtered; `#12` in the address opens file 12.
 
 import { get } from "./ask.js";
-import { button, looked, oneAtATime, redraw, settled, whenBack } from "./bits.js";
+import { button, looked, oneAtATime, redraw, settled, whenOpen } from "./bits.js";
 import { complain } from "./dialog.js";
 import { fill, h, sentence } from "./dom.js";
 import { FileView } from "./file.js";
@@ -157,7 +157,7 @@ listen({
     load();
     view.again();
   },
-  connection: whenBack(load),
+  connection: whenOpen(load),
 });
 route();
 load();

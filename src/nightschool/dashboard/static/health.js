@@ -1,7 +1,7 @@
 // The page Health: what was found, what the machine stands on, its settings and its log.
 
 import { get } from "./ask.js";
-import { button, facts, looked, oneAtATime, whenBack } from "./bits.js";
+import { button, facts, looked, oneAtATime, whenOpen } from "./bits.js";
 import { fill, h, sentence } from "./dom.js";
 import { listen } from "./live.js";
 import { LogView } from "./log.js";
@@ -77,6 +77,6 @@ function drawSettings(settings) {
 
 const log = new LogView();
 part("log").replaceWith(log.node);
-listen({ changed: load, connection: whenBack(load) });
+listen({ changed: load, connection: whenOpen(load) });
 setInterval(() => document.hidden || load(), EVERY_MS);
 load();

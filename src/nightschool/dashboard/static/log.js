@@ -45,7 +45,7 @@ export class LogView {
   }
 
   async ask(search) {
-    this.search = search.trim();
+    this.search = search; // a space at its end is a part of it
     this.lines = [];
     this.before = null;
     fill(this.list);

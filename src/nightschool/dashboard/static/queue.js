@@ -1,7 +1,7 @@
 // The page Queue: what is in training, what waits, and adding files.
 
 import { get, post } from "./ask.js";
-import { act, button, choice, looked, oneAtATime, pressed, redraw, whenBack } from "./bits.js";
+import { act, button, choice, looked, oneAtATime, pressed, redraw, whenOpen } from "./bits.js";
 import { complain, confirm } from "./dialog.js";
 import { fill, h, sentence } from "./dom.js";
 import { listen } from "./live.js";
@@ -171,6 +171,6 @@ listen({
   changed({ what }) {
     if (what.includes("queue") || what.includes("files")) load();
   },
-  connection: whenBack(load),
+  connection: whenOpen(load),
 });
 load().catch(complain);

@@ -1,7 +1,7 @@
 // The page Checkpoints: every state that can be gone back to, newest first, and going back to one.
 
 import { get, post } from "./ask.js";
-import { agree, button, choice, looked, oneAtATime, redraw, whenBack } from "./bits.js";
+import { agree, button, choice, looked, oneAtATime, redraw, whenOpen } from "./bits.js";
 import { complain, confirm, followJob } from "./dialog.js";
 import { fill, h, sentence } from "./dom.js";
 import { listen } from "./live.js";
@@ -168,6 +168,6 @@ part("take").addEventListener("submit", async (event) => {
 });
 listen({
   changed: ({ what }) => what.includes("saved") && load(),
-  connection: whenBack(load),
+  connection: whenOpen(load),
 });
 load();

@@ -1,0 +1,196 @@
+"""The page Checkpoints: what was saved, by day, and going back to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.dashboard.browser.rooms import HOSTILE, World
+from tests.dashboard.browser.rooms_fixtures import FORMS, Rooms, opened
+from tests.dashboard.browser.rooms_support import NARROW, again
+
+
+@pytest.fixture(scope="module")
+def server(chromium: Browser) -> Iterator[Rooms]:
+    yield from opened(chromium)
+
+
+@pytest.fixture
+def rooms(server: Rooms) -> Iterator[Rooms]:
+    server.begin()
+    yield server
+    server.end()
+
+
+def moment(page: Page, title: str) -> Any:
+    return page.locator(".moment").filter(has=page.locator(".name", has_text=title))
+
+
+@pytest.mark.parametrize(("size", "colours"), FORMS)
+def test_shows_all_states_newest_first_by_day(rooms: Rooms, size: Any, colours: Any) -> None:
+    page = rooms.go("/saved", size, colours)
+    expect(page.locator(".moment")).to_have_count(9)
+    titles = page.locator(".moment .name").all_inner_texts()
+    assert titles == [
+        "before-the-letters",
+        "Step 45,000",
+        "Step 43,750",
+        "Step 42,500",
+        "2026-11-27",
+        "Step 41,250",
+        "2026-11-26",
+        "2026-11-20",
+        "2026-10-31",
+    ]
+    assert page.locator(".day h3").count() >= 4
+    expect(moment(page, "Step 45,000")).to_contain_text("verified 40")
+    expect(moment(page, "Step 45,000")).to_contain_text("312\u202fMB shared")
+    expect(moment(page, "2026-11-27")).to_contain_text("kept: the last of its day")
+    expect(moment(page, "2026-11-20")).to_contain_text("removed soon: newer ones of its week are kept")
+
+
+def test_says_what_shared_means(rooms: Rooms) -> None:
+    page = rooms.go("/saved")
+    page.get_by_text("What these words mean").click()
+    expect(page.get_by_text("is what another one needs too")).to_be_visible()
+
+
+def test_damaged_states_are_red_say_what_to_do_and_cannot_be_gone_back_to(rooms: Rooms) -> None:
+    page = rooms.go("/saved")
+    expect(page.locator("#damage")).to_contain_text("2 saved states are damaged")
+    for title, words in (
+        ("Step 42,500", "optimizer.pt has another hash"),
+        ("2026-11-26", "adapter_model.safetensors is 12 bytes short"),
+    ):
+        one = moment(page, title)
+        expect(one).to_contain_text(f"Damaged: {words}")
+        expect(one.get_by_role("button")).to_have_count(0)
+        red = one.locator(".trouble").evaluate("(node) => getComputedStyle(node).color")
+        assert red != one.locator(".soft").first.evaluate("(node) => getComputedStyle(node).color")
+
+
+def test_those_that_were_removed_are_shown_on_request(rooms: Rooms) -> None:
+    page = rooms.go("/saved")
+    page.get_by_role("button", name="Show 1 that were removed").click()
+    expect(moment(page, "Step 40,000")).to_contain_text("removed, as newer ones are kept")
+    expect(moment(page, "Step 40,000").get_by_role("button")).to_have_count(0)
+
+
+@pytest.mark.parametrize(
+    ("title", "to"), [("2026-11-27", "2026-11-27"), ("Step 43,750", "checkpoint-43750"), ("Step 41,250", "41250")]
+)
+@pytest.mark.parametrize(
+    ("words", "later", "shown"),
+    [
+        ("Is trained again", "again", "They are trained again, in the same order"),
+        ("Waits in the queue", "queue", "They go back to the queue"),
+        ("Is set aside", "shelve", "They are set aside"),
+    ],
+)
+def test_going_back_shows_its_plan_asks_once_and_follows_the_job(
+    rooms: Rooms, title: str, to: str, words: str, later: str, shown: str
+) -> None:
+    page = rooms.go("/saved")
+    moment(page, title).get_by_role("button", name="Go back").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text(f"Back to {to} (step 44,100). The run stands at step 45,120 now.")
+    dialog.get_by_label(words).check()
+    expect(dialog).to_contain_text(shown)
+    expect(dialog.get_by_role("button", name="Go back")).to_be_enabled()
+    assert rooms.world.did("/api/rollback") == []
+    dialog.get_by_role("button", name="Go back").click()
+    expect(page.locator("#said")).to_have_text("Job j1 is done.")
+    assert rooms.world.did("/api/rollback") == [{"to": to, "later": later, "digest": f"d1-{later}"}]
+
+
+def test_an_undone_state_that_its_step_does_not_name_alone_is_not_offered(rooms: Rooms) -> None:
+    rooms.world.checkpoints[3] = type(rooms.world.checkpoints[3])(
+        **{**_fields(rooms.world.checkpoints[3]), "step": 44_100}
+    )
+    page = rooms.go("/saved")
+    expect(moment(page, "Step 44,100")).to_contain_text("undone: no part of the run any more")
+    expect(moment(page, "Step 44,100").get_by_role("button")).to_have_count(0)
+
+
+def _fields(one: Any) -> dict[str, Any]:
+    return {name: getattr(one, name) for name in one.__struct_fields__}
+
+
+def test_escape_leaves_everything_as_it_is(rooms: Rooms) -> None:
+    page = rooms.go("/saved", NARROW)
+    moment(page, "2026-11-27").get_by_role("button", name="Go back").click()
+    expect(page.get_by_role("dialog")).to_contain_text("1,020 steps undone")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    assert rooms.world.did("/api/rollback") == []
+
+
+def test_undoes_the_last_change(rooms: Rooms) -> None:
+    page = rooms.go("/saved")
+    page.get_by_role("button", name="Undo the last change").click()
+    page.get_by_role("dialog").get_by_role("button", name="Undo it").click()
+    expect(page.locator("#said")).to_have_text("Job j1 is done.")
+    assert rooms.world.did("/api/rollback") == [{"to": "undo", "later": "again", "digest": "d1-again"}]
+
+
+def test_without_a_change_nothing_can_be_undone(rooms: Rooms) -> None:
+    rooms.world.undo = False
+    page = rooms.go("/saved")
+    expect(page.locator("#undo-none")).to_be_visible()
+    expect(page.get_by_role("button", name="Undo the last change")).to_be_disabled()
+
+
+@pytest.mark.parametrize(
+    ("name", "body"), [("before-the-letters-2", {"name": "before-the-letters-2"}), ("", {"name": None})]
+)
+def test_takes_a_snapshot(rooms: Rooms, name: str, body: Any) -> None:
+    page = rooms.go("/saved")
+    page.get_by_label("Name (optional)").fill(name)
+    page.get_by_role("button", name="Take it").click()
+    expect(page.locator("#said")).to_have_text("Job j1 is done.")
+    assert rooms.world.did("/api/snapshot") == [body]
+
+
+def test_verifies_all_after_asking(rooms: Rooms) -> None:
+    page = rooms.go("/saved")
+    page.get_by_role("button", name="Verify all now").click()
+    page.get_by_role("dialog").get_by_role("button", name="Verify all").click()
+    expect(page.locator("#said")).to_have_text("Job j1 is done.")
+    assert rooms.world.did("/api/verify") == [None]
+
+
+def test_h4_names_of_snapshots_and_reasons_are_shown_and_not_obeyed(rooms: Rooms) -> None:
+    one = rooms.world.snapshots[2]
+    rooms.world.snapshots[2] = type(one)(**{**_fields(one), "name": HOSTILE, "problem": HOSTILE, "file": HOSTILE})
+    page = rooms.go("/saved", NARROW)
+    expect(page.locator(".moment .name", has_text=HOSTILE)).to_be_visible()
+    assert page.evaluate("document.querySelectorAll('main img, main script').length") == 0
+
+
+def test_nothing_saved_yet_says_when_something_will_be(rooms: Rooms) -> None:
+    rooms.world = World(training=None)
+    page = rooms.go("/saved", NARROW)
+    expect(page.locator("#timeline")).to_contain_text(
+        "Nothing is saved yet. The first checkpoint is written while the first file is trained"
+    )
+
+
+def test_follows_what_is_saved(rooms: Rooms) -> None:
+    page = rooms.go("/saved")
+    expect(page.locator(".moment")).to_have_count(9)
+    newest = rooms.world.checkpoints[0]
+    rooms.world.checkpoints.insert(0, type(newest)(**{**_fields(newest), "step": 46_250}))
+    expect(moment(page, "Step 46,250")).to_be_visible()
+
+
+def test_a_failure_is_told_and_asked_again(rooms: Rooms) -> None:
+    rooms.world.broken = "The ledger cannot be read."
+    page = rooms.go("/saved")
+    expect(page.locator("#saved-trouble")).to_contain_text("The ledger cannot be read.")
+    rooms.world.broken = ""
+    again(page)
+    expect(page.locator(".moment")).to_have_count(9)
+    rooms.visits[0].forgive("422")
