@@ -348,6 +348,8 @@ listen({
   changed,
   connection: (state) => state === "open" && problem !== null && quietly(readCurve),
 });
+// The views' sheet hides what would jump until a view has looked; here all places are kept from the beginning.
+document.body.classList.add("looked");
 // The curve first; the rest when it is asked for already.
 for (const read of [readCurve, readQueue, readLearned, readEvents, readHealth]) quietly(read);
 setInterval(() => !document.hidden && quietly(readHealth), HEALTH_MS);
