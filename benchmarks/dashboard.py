@@ -159,13 +159,14 @@ def _look(tab: Any, url: str) -> dict[str, float]:
                     .observe({ type: "mark", buffered: true }));
             const of = (part) => performance.getEntriesByType("resource").find((one) => one.name.includes(part));
             const took = (one) => (one ? one.responseEnd - one.requestStart : 0);
+            const script = performance.getEntriesByType("resource").find((one) => /plotly[^/]*[.]js/.test(one.name));
             const [document] = performance.getEntriesByType("navigation");
             return {
                 chart: performance.getEntriesByName("chart")[0].startTime,
                 server: took(of("/api/curve")),
                 marks: took(of("/api/marks")),
                 document: took(document),
-                plotly: of("plotly.min") ? of("plotly.min").responseEnd : 0,
+                plotly: script ? script.responseEnd : 0,
             };
         }"""
     )

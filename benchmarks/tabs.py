@@ -5,7 +5,7 @@
 Takes `open` and `close`, a line each, and says `opened` (when each tab has got its page, all files that this names,
 what the overview asks for, and the beginning of its stream) and `closed`. Each tab is as if in a browser of its own:
 nothing is kept between them. An open tab reads its stream, asks again for what is said to have changed, and looks
-closer at a part of the curve every ten seconds. At the lowest priority: browsers are elsewhere, or are not training.
+closer at a part of the curve every ten seconds. At a low priority: browsers are elsewhere, or are not training.
 """
 
 from __future__ import annotations
@@ -115,5 +115,5 @@ async def _serve(url: str, number: int) -> None:
 
 
 if __name__ == "__main__":
-    os.nice(19)
+    os.nice(10)
     asyncio.run(_serve(sys.argv[1], int(sys.argv[2])))

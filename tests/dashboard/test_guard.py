@@ -297,7 +297,7 @@ def test_a_person_gives_it_once(locked: TestClient) -> None:
     answer = sign_in(locked, TOKEN)
     assert (answer.status_code, answer.headers["Location"]) == (303, "/queue")
     cookie = answer.headers["Set-Cookie"]
-    assert all(word in cookie for word in ("HttpOnly", "SameSite=Strict", "Path=/"))
+    assert all(word in cookie for word in ("HttpOnly", "SameSite=Lax", "Path=/"))
     assert TOKEN not in cookie
     assert locked.get("/api/look").status_code == 200  # the client keeps cookies
     assert locked.post("/api/act", json={}, headers=CROSS).status_code == 403

@@ -42,14 +42,16 @@ def guarded(
 ) -> ASGIApp:
     """The whole page: the application behind its limits and its guard."""
     limits, templates = limits or Limits(), Templates(services.layout.root)
-    app = AtOnce(application(services, endpoints, templates, limits), limits.requests)
+    app = AtOnce(application(services, endpoints, templates, limits), limits.requests, limits.wait_seconds)
     return Guard(app, rules, key, Tries(time.monotonic), Seldom(log, time.monotonic), templates.sign_in)
 
 
-def application(services: Services, endpoints: Sequence[Endpoint], templates: Templates, limits: Limits) -> Starlette:
+def application(
+    services: Services, endpoints: Sequence[Endpoint], templates: Templates, limits: Limits | None = None
+) -> Starlette:
     """The application over a workspace, with nothing before it that keeps anyone out."""
     routes: list[BaseRoute] = [Route(one.path, _answering(services, one), methods=[one.method]) for one in endpoints]
-    routes.append(live.route(services.live, limits.streams))
+    routes.append(live.route(services.live, (limits or Limits()).streams))
     routes.append(openapi.route(endpoints))
     routes += pages.routes(services, templates)
     app = _Application(

@@ -20,7 +20,7 @@ class Limits:
 
     Attributes:
         connections: open at once; further ones are closed at once.
-        requests: answered at once, live streams not counted.
+        requests: answered at once, live streams not counted; further ones wait for `wait_seconds`, at most.
         streams: live streams at once.
         head_bytes: of a request's first line and headers, read before they are complete.
         head_seconds: a request's head must be there so long after the connection, or the answer before.
@@ -39,6 +39,7 @@ class Limits:
     body_bytes: int = 10_000
     send_seconds: float = 20.0
     rest_seconds: int = 5
+    wait_seconds: float = 10.0
 
 
 class Connection(H11Protocol):
@@ -141,22 +142,33 @@ def connection(limits: Limits) -> type[asyncio.Protocol]:
 
 
 class AtOnce:
-    """Answers so many requests at once and refuses further ones; a live stream is counted where it is made."""
+    """Answers so many requests at once; further ones wait their turn, and are refused where that takes long.
 
-    def __init__(self, app: ASGIApp, most: int) -> None:
+    Waiting costs little, and there are no more of them than connections: when fifty tabs come back at once, a script
+    that was refused would not be asked for again. A live stream is counted where it is made.
+
+    Args:
+        app: what answers.
+        most: requests at once.
+        seconds: that one waits, at most.
+    """
+
+    def __init__(self, app: ASGIApp, most: int, seconds: float) -> None:
         self._app = app
-        self._most = most
-        self.now = 0
+        self._room = asyncio.Semaphore(most)
+        self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
         """ASGI."""
         if scope["type"] != "http" or scope["path"] == LIVE:
             return await self._app(scope, receive, send)
-        if self.now >= self._most:
+        try:
+            async with asyncio.timeout(self._seconds):
+                await self._room.acquire()
+        except TimeoutError:
             text = "The page answers as many requests as it can. Try again in a second."
             return await trouble(503, text, "too much", {"Retry-After": "1"})(scope, receive, send)
-        self.now += 1
         try:
             return await self._app(scope, receive, send)
         finally:
-            self.now -= 1
+            self._room.release()

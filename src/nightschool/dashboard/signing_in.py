@@ -42,8 +42,9 @@ class Key:
 
     def set_cookie(self, *, secure: bool) -> str:
         """The Set-Cookie header for someone who has shown the token."""
+        # Lax, so that a link from a message leads in. What such a link may do is to show a page: see `admission`.
         return (
-            f"{self.cookie}={self._value}; Max-Age={KEPT_SECONDS}; Path=/; HttpOnly; SameSite=Strict"
+            f"{self.cookie}={self._value}; Max-Age={KEPT_SECONDS}; Path=/; HttpOnly; SameSite=Lax"
             f"{'; Secure' if secure else ''}"
         )
 
