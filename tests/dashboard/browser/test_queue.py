@@ -240,7 +240,9 @@ def test_a_long_queue_is_shown_in_parts(rooms: Rooms) -> None:
     page = rooms.go("/queue")
     expect(page.locator(".waiting > li")).to_have_count(50)
     # The one before which the last shown comes is not shown itself.
-    change(page, "part-049").get_by_role("button", name="Later", exact=True).focus()
+    change(page, "part-049").get_by_role("button", name="Later", exact=True).click()
+    expect(page.locator(".waiting .name").last).to_have_text("part-050.jsonl")
+    assert rooms.world.did("/api/queue/move") == [{"file": 1049, "where": "before", "other": 1051}]
     page.get_by_role("button", name="Show more of 120").click()
     expect(page.locator(".waiting > li")).to_have_count(120)
 

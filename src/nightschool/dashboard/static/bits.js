@@ -70,7 +70,9 @@ export async function agree({ path, body, title, action, choices = null, forgett
   });
   try {
     await look();
-    if (!(await confirm({ title, body: around, action, danger })) || agreed === null) return false;
+    const answer = confirm({ title, body: around, action, danger });
+    around.closest("dialog").scrollTop = 0; // on a phone the button that has the focus is below what is to be read
+    if (!(await answer) || agreed === null) return false;
     const done = await followJob(await post(path, agreed));
     return done.state === "done";
   } catch (error) {

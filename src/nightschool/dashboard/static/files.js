@@ -18,6 +18,7 @@ let counts = {};
 let next = null;
 let scrolled = 0;
 let opened = null;
+let drawn = "";
 
 const load = oneAtATime(async () => {
   // As many as are shown already: a reload must not take away what the reader scrolled to.
@@ -72,6 +73,9 @@ function ask(changes) {
 
 function draw() {
   looked();
+  const now = JSON.stringify([files, counts, next, asked]);
+  if (now === drawn) return; // what somebody is about to press is not put anew under their finger
+  drawn = now;
   drawStates();
   const all = Object.values(counts).reduce((sum, number) => sum + number, 0);
   part("files-table").hidden = files.length === 0;

@@ -12,6 +12,7 @@ import { capital, count, duration, foreseen, since } from "./words.js";
 
 const MORNING = 7; // o'clock, the machine's time
 const MORE = 50;
+const MOST = 498; // with the two behind them as many as can be asked for
 const part = (id) => document.getElementById(id);
 let shown = MORE;
 let now = null;
@@ -30,7 +31,7 @@ const list = new WaitingList({
 const load = oneAtATime(async () => {
   try {
     const [found, aside] = await Promise.all([
-      get("/api/queue", { limit: Math.min(500, shown + 1) }),
+      get("/api/queue", { limit: Math.min(500, shown + 2) }),
       get("/api/files", { state: "set_aside", limit: 20 }),
     ]);
     queue = found;
@@ -48,15 +49,15 @@ const load = oneAtATime(async () => {
 function drawWaiting() {
   const behind = queue.files.filter((file) => file.state !== "training");
   const all = Math.max(queue.waiting, behind.length);
-  list.draw(behind.slice(0, shown), behind[shown] ?? null);
+  list.draw(behind.slice(0, shown), behind.slice(shown, shown + 2));
   const ends = foreseen(queue.seconds);
   const comes = work(queue.steps, ends ? null : queue.seconds, queue.estimated);
   const total = comes ? ` With what is in training that is ${comes}${ends ? `: ${ends} if it runs on` : ""}.` : "";
   const files = `${count(all, "file")} ${all === 1 ? "waits" : "wait"}.`;
   fill(part("queue-sum"), all ? `${files}${total}` : sentence("Nothing waits. Add a file above, or put one into the folder `inbox/` of the workspace."));
   part("how-to-move").hidden = all < 2;
-  const more = all > shown && shown < 499;
-  redraw(part("queue-more"), more ? button(`Show more of ${count(all)}`, () => ((shown = Math.min(499, shown + 3 * MORE)), load()), { dataset: { key: "more" } }) : null);
+  const more = all > shown && shown < MOST;
+  redraw(part("queue-more"), more ? button(`Show more of ${count(all)}`, () => ((shown = Math.min(MOST, shown + 3 * MORE)), load()), { dataset: { key: "more" } }) : null);
 }
 
 function drawAside(aside) {

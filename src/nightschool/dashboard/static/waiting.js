@@ -16,15 +16,14 @@ export function movable(file) {
 
 /**
  * What to ask of the server for the file at `from` of `files` to come to stand before the one at `to` (`files.length`:
- * behind all): a list of [path, body]. `rest` is whether more files wait behind these.
+ * behind all): a list of [path, body].
  */
-export function moves(files, from, to, rest = false) {
+export function moves(files, from, to) {
   const file = files[from];
   if (to === from || to === from + 1 || !movable(file)) return [];
   const first = files.findIndex(movable);
   if (to <= first) return [["/api/queue/move", { file: file.id, where: "first" }]];
   if (to < files.length) return [["/api/queue/move", { file: file.id, where: "before", other: files[to].id }]];
-  if (rest) return [];
   // `last` is behind those of its own priority: to stand behind all it takes on that of the last.
   const { priority } = files.at(-1);
   const asked = [["/api/queue/move", { file: file.id, where: "last" }]];
@@ -38,20 +37,20 @@ export class WaitingList {
     Object.assign(this, { ask, prioritise, remove });
     this.node = h("ol", { class: "waiting" });
     this.files = [];
-    this.ahead = null;
+    this.shown = 0;
     this.open = null; // the number of the file whose buttons are shown
     this.dragged = null;
     this.later = null;
   }
 
-  /** Show these files; `ahead` is the one behind them that is not shown, if there is one. */
-  draw(files, ahead = null) {
+  /** Show these files; `behind` are the next two, so that the last one shown can be moved behind the first of them. */
+  draw(files, behind = []) {
     if (this.dragged !== null) {
-      this.later = [files, ahead]; // a list that moves under the pointer drops files in wrong places
+      this.later = [files, behind]; // a list that moves under the pointer drops files in wrong places
       return;
     }
-    this.files = ahead ? [...files, ahead] : files;
-    this.ahead = ahead;
+    this.files = [...files, ...behind];
+    this.shown = files.length;
     redraw(this.node, files.map((file, at) => this.line(file, at)));
   }
 
@@ -60,7 +59,7 @@ export class WaitingList {
     const open = can && this.open === file.id;
     const change = () => {
       this.open = open ? null : file.id;
-      this.draw(this.ahead ? this.files.slice(0, -1) : this.files, this.ahead);
+      this.draw(this.files.slice(0, this.shown), this.files.slice(this.shown));
     };
     const line = h(
       "li",
@@ -102,7 +101,7 @@ export class WaitingList {
   }
 
   move(from, to) {
-    const asked = moves(this.files, from, Math.min(to, this.files.length), this.ahead !== null && to >= this.files.length);
+    const asked = moves(this.files, from, Math.min(to, this.files.length));
     if (asked.length) this.ask(asked);
   }
 
