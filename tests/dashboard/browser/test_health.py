@@ -42,6 +42,7 @@ def test_all_well_says_so(rooms: Rooms) -> None:
 
 def test_amounts_are_bars_with_numbers_and_units(rooms: Rooms) -> None:
     page = rooms.go("/health")
+    expect(page.locator(".amount")).to_have_count(3)
     disk, gpu, memory = page.locator(".amount").all()
     expect(disk).to_contain_text("588\u202fGB of 1.0\u202fTB used, 412\u202fGB free")
     expect(gpu).to_contain_text("none, or not known")
@@ -127,6 +128,7 @@ def test_a_failure_is_told_and_asked_again(rooms: Rooms) -> None:
     page = rooms.go("/health")
     expect(page.locator("#health-trouble")).to_contain_text("The ledger cannot be read.")
     rooms.world.broken = ""
+    rooms.visits[0].may_move = True  # the trouble goes, and its room with it
     again(page)
     expect(page.locator(".finding")).to_have_count(4)
     rooms.visits[0].forgive("422")

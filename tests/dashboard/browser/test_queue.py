@@ -271,6 +271,7 @@ def test_a_queue_that_cannot_be_read_says_why_and_is_asked_again(rooms: Rooms) -
     page = rooms.go("/queue")
     expect(page.locator("#queue-trouble")).to_contain_text("The ledger cannot be read")
     rooms.world.broken = ""
+    rooms.visits[0].may_move = True  # the trouble goes, and its room with it
     again(page)
     expect(page.locator(".waiting > li")).to_have_count(6)
     rooms.visits[0].forgive("422")

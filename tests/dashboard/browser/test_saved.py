@@ -191,6 +191,7 @@ def test_a_failure_is_told_and_asked_again(rooms: Rooms) -> None:
     page = rooms.go("/saved")
     expect(page.locator("#saved-trouble")).to_contain_text("The ledger cannot be read.")
     rooms.world.broken = ""
+    rooms.visits[0].may_move = True  # the trouble goes, and its room with it
     again(page)
     expect(page.locator(".moment")).to_have_count(9)
     rooms.visits[0].forgive("422")
