@@ -23,9 +23,11 @@ from nightschool.dashboard.api import ENDPOINTS
 from nightschool.dashboard.app import guarded
 from nightschool.dashboard.limits import Limits, connection
 from nightschool.dashboard.services import Services
+from nightschool.dashboard.shapes import CurveQuery
 from nightschool.dashboard.signing_in import Key
 from nightschool.errors import NightschoolError, SettingsError
 from nightschool.ledger import Ledger
+from nightschool.record import read_generation
 from nightschool.settings import PageSettings
 from nightschool.workspace import Layout
 
@@ -172,11 +174,12 @@ async def _until_told(
         loop.add_signal_handler(signal.SIGINT, stop)
     else:
         loop.add_reader(lifeline, at_lifeline)
-    noting = asyncio.create_task(_note(services, address))
+    beginning = [asyncio.create_task(one) for one in (_note(services, address), _remember(services))]
     try:
         await server.serve(sockets=[listening])
     finally:
-        noting.cancel()
+        for one in beginning:
+            one.cancel()
         await _note(services, None)
         services.close()
         last.cancel()
@@ -193,6 +196,18 @@ async def _note(services: Services, address: str | None) -> None:
 
     with contextlib.suppress(NightschoolError):
         await services.reader.read(write)
+
+
+async def _remember(services: Services) -> None:
+    """Read the curve once, so that the first who looks need not wait for that."""
+
+    def read(ledger: Ledger) -> None:
+        query = CurveQuery()
+        curve = services.reader.memory.history.curve
+        curve(ledger, read_generation(services.layout), query.first, query.last, query.points)
+
+    with contextlib.suppress(NightschoolError):
+        await services.reader.read(read)
 
 
 def _why(error: OSError | None) -> str:

@@ -65,6 +65,7 @@ export class Chart {
       this.sketch();
       // In a hidden tab nothing is ever painted; then there is nothing to wait for.
       if (!document.hidden) await painted();
+      performance.mark("curve");
       this.plotly = await plotly();
     }
     if (this.range !== null && this.range.first >= all.last - LEAST_STEPS) this.range = null;
@@ -213,7 +214,6 @@ export class Chart {
     const { made, at } = this.figure();
     this.sketched = sketch(made, at);
     this.box.before(this.sketched);
-    performance.mark("curve");
   }
 
   /** The figure as it is to be drawn now, and its places. */
