@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks import checkpoint, common, continuity, intake, latency, overhead, packing, snapshots
+from benchmarks import checkpoint, common, continuity, dashboard, intake, latency, overhead, packing, snapshots
 
 CASE = overhead.Case("tiny", hidden=32, layers=1, length=32, cells=2, per_cell=2, steps=2)
 TEXT = continuity.Plan(files=3, length=32, batch=4, seeds=1, hidden=32, passages=24)
@@ -188,3 +189,21 @@ def test_latency_waits_for_real_processes(
     assert result["drop"]["n"] == result["per_file"]["n"] == result["pause"]["n"] == 1
     assert result["bytes"] > 10_000
     assert result["save"]["n"] >= 1
+
+
+@pytest.mark.slow
+def test_dashboard_looks_at_a_chart_and_trains_beside_tabs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny = dashboard.Plan(history=3000, files=5, charts=1, rounds=1, tabs=3, steps=20, hidden=32, layers=1, length=32)
+    monkeypatch.setattr(dashboard, "QUICK", tiny)
+    monkeypatch.setattr(common, "CALM", 100.0)  # also beside other tests
+    only = () if any(map(shutil.which, dashboard.BROWSERS)) else ("--only", "tabs")
+    result = _run(dashboard, tmp_path, capsys, *only)
+    assert all(one["n"] == 1 and one["median"] > 0 for one in result["tabs"]["ratios"].values())
+    if only:
+        pytest.skip("NO CHROMIUM: THE CHART OF THE PAGE WAS NOT LOOKED AT.")
+    assert all(
+        0 < result["chart"][look]["curve"]["median"] < result["chart"][look]["chart"]["median"]
+        for look in dashboard.LOOKS
+    )

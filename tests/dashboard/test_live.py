@@ -14,7 +14,7 @@ import pytest
 
 from nightschool.dashboard import beats, live
 from nightschool.dashboard.beats import ALL, MOST_EVENTS, MOST_STEPS, Message, Place
-from nightschool.dashboard.live import KEPT, Live, encode
+from nightschool.dashboard.live import KEPT, Live, encode, pace
 from nightschool.dashboard.reader import Reader
 from nightschool.dashboard.services import Services
 from nightschool.dashboard.shapes import Done, Job
@@ -38,7 +38,7 @@ class Watched:
         self.live = Live(layout, self.reader, pause=self._pause)
 
     async def _pause(self, seconds: float) -> None:
-        assert seconds == live.LOOK_SECONDS
+        assert seconds == live.pace(self.live.watching)
         passed = asyncio.Event()
         self.waiting.put_nowait(passed)
         await passed.wait()
@@ -152,6 +152,8 @@ def test_a_checkpoint_a_move_and_a_cut_are_changes(layout: Layout) -> None:
                 assert "saved" in await changed()
                 made.snapshot(layout)
                 assert "saved" in await changed()
+                layout.verified.write_text("{}")
+                assert await changed() == ["saved"]
                 ledger.steps.delete_after(30)
                 assert "curve" in await changed()
                 write_generation(layout, 1)
@@ -456,3 +458,7 @@ def test_data_is_one_line_whatever_is_in_it() -> None:
     said = encode([Message("done", Done(said="a\n\ndata: {}\r\u2028\x00"))], Place(1, 2, 3))
     assert said.count(b"\n") == 4
     assert msgspec.json.decode(said.split(b"data: ", 1)[1]) == {"said": "a\n\ndata: {}\r\u2028\x00"}
+
+
+def test_h7_more_who_watch_are_told_more_seldom() -> None:
+    assert [pace(number) for number in (0, 1, 20, 21, 50, 100)] == [1.0, 1.0, 1.0, 2.0, 3.0, 5.0]

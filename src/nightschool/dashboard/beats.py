@@ -6,6 +6,7 @@ import bisect
 import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 import msgspec
@@ -120,9 +121,13 @@ def _up_to(curve: Curve, step: int) -> Curve:
     return msgspec.structs.replace(curve, last=min(curve.last, step), steps_done=min(curve.steps_done, step), **columns)
 
 
-def _changed_at(layout: Layout) -> int:
-    """When a snapshot came or went."""
+def _changed_at(layout: Layout) -> tuple[int, int]:
+    """When a snapshot came or went, and when saved states were last read whole."""
+    return _time_of(layout.snapshots), _time_of(layout.verified)
+
+
+def _time_of(path: Path) -> int:
     try:
-        return layout.snapshots.stat().st_mtime_ns
+        return path.stat().st_mtime_ns
     except OSError:
         return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -26,6 +27,8 @@ from nightschool.ledger import Ledger
 from nightschool.workspace import Layout
 
 LOOK_SECONDS = 1.0
+SWIFT = 20
+"""Streams that are told once a second; with twice as many it is every two seconds, so that the cost stays what it is."""
 QUIET_SECONDS = 10.0
 """`now` is told at least so often, so that who watches sees that it is watched."""
 COMMENT_SECONDS = 15
@@ -133,7 +136,7 @@ class Live:
     async def _look_on(self) -> None:
         while self.watching and not self._closed:
             await self._look()
-            await self._pause(LOOK_SECONDS)
+            await self._pause(pace(self.watching))
         # Whoever comes next begins with a look of their own.
         self._looking = self._beat = None
 
@@ -157,7 +160,7 @@ class Live:
             return
         self._beat = beat
         self._catching_up.clear()
-        self._quiet += LOOK_SECONDS
+        self._quiet += pace(self.watching)
         if before is None:
             # Nothing to tell: who watches is told from where they were.
             self._wake()
@@ -202,6 +205,11 @@ class Live:
     def _wake(self) -> None:
         news, self._news = self._news, asyncio.Event()
         news.set()
+
+
+def pace(watching: int) -> float:
+    """Seconds between two looks while so many streams are open."""
+    return LOOK_SECONDS * max(1, math.ceil(watching / SWIFT))
 
 
 def encode(messages: Sequence[Message], place: Place | None) -> bytes:
