@@ -28,7 +28,7 @@ from nightschool.workspace import Layout
 
 LOOK_SECONDS = 1.0
 SWIFT = 20
-"""Streams that are told once a second; with twice as many it is every two seconds, so that the cost stays what it is."""
+"""Streams that are told once a second; twice as many are told every two seconds, so that the cost stays the same."""
 QUIET_SECONDS = 10.0
 """`now` is told at least so often, so that who watches sees that it is watched."""
 COMMENT_SECONDS = 15
