@@ -14,7 +14,8 @@ from typing import Protocol
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Response, expect, sync_playwright
 
-from tests.dashboard.browser import madeup
+from tests.dashboard.browser import madeup, rooms_fixtures
+from tests.dashboard.browser.rooms_fixtures import Rooms
 from tests.dashboard.browser.served import Site
 
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking")
@@ -150,3 +151,17 @@ def hold(holds: Callable[[], bool], page: Page | None = None) -> None:
         else:
             page.wait_for_timeout(50)
     raise AssertionError("it never came to hold")
+
+
+@pytest.fixture(scope="module")
+def server(chromium: Browser) -> Iterator[Rooms]:
+    """The four other views over a made-up machine, served for all of a module."""
+    yield from rooms_fixtures.opened(chromium)
+
+
+@pytest.fixture
+def rooms(server: Rooms) -> Iterator[Rooms]:
+    """The same with a new world, and no page open."""
+    server.begin()
+    yield server
+    server.end()

@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from tests.dashboard.browser.rooms import HOSTILE, World, waiting
-from tests.dashboard.browser.rooms_fixtures import FORMS, Rooms, opened
+from tests.dashboard.browser.rooms_fixtures import FORMS, Rooms
 from tests.dashboard.browser.rooms_support import NARROW, again
-
-
-@pytest.fixture(scope="module")
-def server(chromium: Browser) -> Iterator[Rooms]:
-    yield from opened(chromium)
-
-
-@pytest.fixture
-def rooms(server: Rooms) -> Iterator[Rooms]:
-    server.begin()
-    yield server
-    server.end()
 
 
 def names(page: Page) -> list[str]:

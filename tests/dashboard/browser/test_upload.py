@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from tests.dashboard.browser.rooms import HOSTILE, preview
-from tests.dashboard.browser.rooms_fixtures import FORMS, Rooms, opened
+from tests.dashboard.browser.rooms_fixtures import FORMS, Rooms
 
 DROP = """([name, text]) => {
   const moved = new DataTransfer();
@@ -22,18 +21,6 @@ DROP = """([name, text]) => {
     document.querySelector("footer").dispatchEvent(event);
   }
 }"""
-
-
-@pytest.fixture(scope="module")
-def server(chromium: Browser) -> Iterator[Rooms]:
-    yield from opened(chromium)
-
-
-@pytest.fixture
-def rooms(server: Rooms) -> Iterator[Rooms]:
-    server.begin()
-    yield server
-    server.end()
 
 
 def choose(rooms: Rooms, page: Page, *names: str) -> None:
