@@ -11,7 +11,7 @@ demo: $(VENV)/.installed
 	$(BIN)/nightschool demo
 
 test: $(VENV)/.installed-dev browser
-	NIGHTSCHOOL_KILL_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+	NIGHTSCHOOL_KILL_ROUNDS=$(ROUNDS) NIGHTSCHOOL_SHOTS=$(CURDIR)/out/shots $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 test-quick: $(VENV)/.installed-dev browser
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow"

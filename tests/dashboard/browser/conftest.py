@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import time
 import warnings
@@ -160,8 +161,12 @@ def server(chromium: Browser) -> Iterator[Rooms]:
 
 
 @pytest.fixture
-def rooms(server: Rooms) -> Iterator[Rooms]:
-    """The same with a new world, and no page open."""
+def rooms(server: Rooms, shots: Path, request: pytest.FixtureRequest) -> Iterator[Rooms]:
+    """The same with a new world, and no page open. What is looked at in all forms leaves its pictures."""
     server.begin()
     yield server
+    if "colours" in request.fixturenames:
+        for visit in server.visits:
+            name = "-".join(re.findall(r"\w+", request.node.name))
+            visit.page.screenshot(path=shots / f"{name}.png", full_page=True)
     server.end()
