@@ -148,8 +148,15 @@ def status_of(layout: Layout, ledger: Ledger, waiting_of: WaitingOf = forecast.w
         catching_up=told.get("serving"),
         settings_problem=told.get(SETTINGS_PROBLEM) if pid is not None else None,
         metrics=told.get("metrics") if pid is not None else None,
-        page=None if durable.holder(layout.page_lock) is None else (told.get("page") or {}).get("url"),
+        page=_page(layout, told.get("page") or {}),
     )
+
+
+def _page(layout: Layout, row: Mapping[str, Any]) -> str | None:
+    """Where the page is. One that was killed has left its row; the next one may not have written its own yet."""
+    holder = durable.holder(layout.page_lock)
+    # From within a container, a process outside of it has no number.
+    return row.get("url") if holder is not None and holder in (row.get("pid"), durable.ELSEWHERE) else None
 
 
 def progress_of(status: Status, unfinished: Sequence[tuple[EntryRow, int]], trainer: Mapping[str, Any]) -> Progress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pytest
@@ -60,3 +61,14 @@ def test_with_port_0_there_is_none(here: Run, layout: Layout) -> None:
     found = here("dashboard")
     assert found.code == 3
     assert "Name a port" in found.err
+
+
+def test_what_goes_wrong_in_a_page_of_its_own_is_in_the_log_that_the_page_names(
+    here: Run, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def serve(*_: Any, **__: Any) -> None:
+        logging.getLogger("nightschool.page").warning("The page failed at GET /api/now.")
+
+    monkeypatch.setattr(serving, "serve", serve)
+    here("dashboard", "--port", "8765")
+    assert "The page failed at GET /api/now." in layout.log_file.read_text()

@@ -169,6 +169,12 @@ def test_h2_a_form_can_never_post(client: TestClient, kind: str) -> None:
     assert done == []
 
 
+def test_what_is_nested_too_deeply_is_refused(client: TestClient) -> None:
+    text = b'{"seconds":' + b"[" * 60_000
+    answer = client.post("/api/act", content=text, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["kind"], done) == (422, "request", [])
+
+
 def test_h2_neither_can_a_body_without_a_type() -> None:
     asked = {"host": ["localhost"], "content-length": ["2"]}
     assert refusal(Rules(), Asked("POST", "/api/bare", asked)) is not None

@@ -49,6 +49,11 @@ class Watched:
         nothing = await self.waiting.get()
         self.waiting.put_nowait(nothing)
 
+    async def passed(self) -> None:
+        """Let a second pass after which nobody looks."""
+        (await self.waiting.get()).set()
+        await asyncio.sleep(0)
+
     async def looked(self) -> None:
         self.waiting.put_nowait(await self.waiting.get())
 
@@ -401,6 +406,72 @@ def test_a_ledger_in_trouble_is_said_once_and_what_follows_is_told(layout: Layou
                 ledger.steps.record([step(41)])
             await watched.second()
             assert kinds(await more(stream)) == ["steps", "now"]
+
+    watching(layout, scene)
+
+
+def test_who_comes_while_the_ledger_is_in_trouble_is_told_so_too(layout: Layout) -> None:
+    async def scene(watched: Watched) -> None:
+        hidden = layout.ledger.with_suffix(".away")
+        async with aclosing(watched.live.stream(None)) as first:
+            await begun(first)
+            layout.ledger.rename(hidden)
+            await watched.second()
+            assert kinds(await more(first)) == ["trouble"]
+            async with aclosing(watched.live.stream(None)) as second:
+                assert kinds(await begun(second)) == ["trouble"]
+        await watched.passed()  # nobody watches now
+        async with aclosing(watched.live.stream(None)) as again:
+            assert kinds(await begun(again)) == ["trouble"]
+            hidden.rename(layout.ledger)
+            await watched.second()
+            assert kinds(await more(again)) == ["now"]
+
+    watching(layout, scene)
+
+
+class Odd(msgspec.Struct):
+    what: Any
+
+
+def test_news_that_cannot_be_written_down_do_not_end_the_stream(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(watched: Watched) -> None:
+        async with aclosing(watched.live.stream(None)) as stream:
+            await begun(stream)
+            with monkeypatch.context() as broken:
+                broken.setattr(beats, "told", lambda *_: [Message("now", Odd(what=object()))])
+                await watched.second()
+                assert kinds(await more(stream)) == ["trouble"]
+            await watched.second()
+            assert kinds(await more(stream)) == ["now"]
+
+    watching(layout, scene)
+
+
+def test_what_was_missed_is_asked_for_again_where_it_could_not_be_read(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(*_: Any, **__: Any) -> list[Message]:
+        raise StorageError("The ledger is busy.")
+
+    async def scene(watched: Watched) -> None:
+        async with aclosing(watched.live.stream(None)) as other:
+            await begun(other)
+            after = Place(0, _newest(layout), 38)
+            with monkeypatch.context() as broken:
+                broken.setattr(beats, "missed", busy)
+                stream = watched.live.stream(after, away=True)
+                told = await begun(stream)
+                # Without an id, and at its end: a browser comes back and says the place that it knows.
+                assert [(id, kind) for id, kind, _ in told] == [("", "trouble")]
+                with pytest.raises(StopAsyncIteration):
+                    await anext(stream)
+            await watched.second()
+            async with aclosing(watched.live.stream(after, away=True)) as stream:
+                told = await begun(stream)
+                assert [data["step"] for _, kind, data in told if kind == "steps"] == [[39, 40]]
 
     watching(layout, scene)
 

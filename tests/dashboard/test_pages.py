@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
+from nightschool.dashboard.admission import Rules
+from nightschool.dashboard.api import ENDPOINTS
+from nightschool.dashboard.app import guarded
 from nightschool.dashboard.guard import HEADERS
 from nightschool.dashboard.pages import PAGES, PLOTLY, STATIC, data_block, plotly_file
+from nightschool.dashboard.services import Services
 from nightschool.ledger import Arrival, Ledger
 from nightschool.workspace import Layout
-from tests.dashboard.conftest import TOKEN, OpenPage
+from tests.dashboard.conftest import HERE, TOKEN, OpenPage
+from tests.snapshots import made
 
 BAD = '</script><script>alert(1)</script><img src=x onerror="alert(1)">'
 
@@ -166,3 +173,20 @@ def test_every_file_has_the_type_that_a_browser_insists_on(page: TestClient, nam
     kinds = {"js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
     answer = page.get(f"/static/{name}")
     assert answer.headers["Content-Type"].partition(";")[0] == kinds[name.rpartition(".")[2]]
+
+
+def test_a_workspace_whose_name_is_no_utf8_has_a_page_too(tmp_path: Path) -> None:
+    found = made.workspace(tmp_path / os.fsdecode(b"caf\xe9"))
+    services = Services(found)
+    app = guarded(services, ENDPOINTS, Rules(), None)
+    with TestClient(app, base_url=HERE, raise_server_exceptions=False) as page:
+        for path in PAGES:
+            assert "caf\\xe9" in page.get(path).text
+        for path in ("/api/now", "/api/queue", "/api/files", "/api/saved", "/api/health", "/api/log"):
+            assert page.get(path).status_code == 200
+        assert page.get("/api/now").json()["status"]["workspace"].endswith("/caf\\xe9")
+        found.ledger.rename(found.ledger.with_suffix(".away"))
+        for path in ("/", "/api/now"):
+            answer = page.get(path)
+            assert (answer.status_code, "xe9" in answer.text) == (503, True)
+    services.close()

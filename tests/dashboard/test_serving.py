@@ -11,18 +11,20 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
+from nightschool import durable
 from nightschool.dashboard import __main__ as process
 from nightschool.dashboard import serving
 from nightschool.dashboard.serving import NEXT_PORTS, check, listen
 from nightschool.errors import SettingsError
 from nightschool.ledger import Ledger
 from nightschool.settings import PageSettings
+from nightschool.status import read_status
 from nightschool.workspace import Layout
 from tests.dashboard.served import Served, head
 
@@ -37,7 +39,7 @@ def noted(layout: Layout) -> dict[str, object] | None:
 
 @contextmanager
 def running(
-    layout: Layout, *options: str, lifeline: bool = False
+    layout: Layout, *options: str, lifeline: bool = False, program: Sequence[str] = ("-m", "nightschool.dashboard")
 ) -> Iterator[tuple[subprocess.Popen[bytes], Served, int]]:
     """The process, where its page is, and the end of the pipe that is to be closed (-1: none)."""
     ours = theirs = -1
@@ -46,7 +48,7 @@ def running(
         theirs, ours = os.pipe()
         given = ["--lifeline", str(theirs)]
     child = subprocess.Popen(
-        [sys.executable, "-m", "nightschool.dashboard", f"--workspace={layout.root}", "--port=0", *given, *options],
+        [sys.executable, *program, f"--workspace={layout.root}", "--port=0", *given, *options],
         pass_fds=[theirs] if lifeline else [],
         env={**os.environ, "PYTHONPATH": str(SRC), "PYTHONDONTWRITEBYTECODE": "1"},
     )
@@ -105,6 +107,25 @@ def test_it_ends_while_a_reader_waits_for_a_lock(layout: Layout) -> None:
             client.close()
             held.execute("ROLLBACK")
         held.close()
+
+
+def test_it_ends_while_a_disk_does_not_answer(layout: Layout) -> None:
+    hangs = "import sys, time; from nightschool.dashboard import __main__, log; from nightschool import logs; "
+    hangs += "log.read = lambda *_: time.sleep(120); logs.leave(__main__.main(sys.argv[1:]))"
+    with running(layout, program=["-c", hangs]) as (child, page, _), page.connect() as client:
+        client.sendall(head("/api/log"))
+        time.sleep(0.5)
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(20) == 0
+    assert noted(layout) is None
+
+
+def test_what_a_killed_page_has_noted_is_not_where_the_next_one_is(layout: Layout) -> None:
+    with Ledger.open(layout.ledger) as ledger, durable.Lock(layout.page_lock, "the page"):
+        for pid, said in ((os.getpid() + 1, None), (os.getpid(), "http://127.0.0.1:8420")):
+            ledger.machine.set(serving.ROW, {"url": "http://127.0.0.1:8420", "pid": pid})
+            assert read_status(layout).page == said
+    assert read_status(layout).page is None
 
 
 def test_without_a_lifeline_ctrl_c_ends_it(layout: Layout) -> None:

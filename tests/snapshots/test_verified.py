@@ -56,6 +56,13 @@ def test_what_is_wrong_is_known_too(layout: Layout) -> None:
     assert found[CHECKPOINT].problem
 
 
+def test_a_folder_whose_name_is_no_utf8_is_known_too(layout: Layout) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    (layout.snapshots / name).mkdir()
+    marks.record(layout, read(layout), later())
+    assert marks.verified(layout)[f"snapshots/{name}"].problem
+
+
 def test_a_state_that_was_written_anew_under_the_old_name_was_not_read(layout: Layout) -> None:
     marks.record(layout, read(layout), later())
     manifest = layout.checkpoint(20) / "MANIFEST.json"

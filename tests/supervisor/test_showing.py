@@ -56,6 +56,12 @@ def test_one_that_cannot_run_keeps_nothing_from_being_learned(
     assert log_text(layout).count("The page ended with exit code") == 1
 
 
+def test_a_lock_that_cannot_be_looked_at_keeps_nothing_from_being_learned(layout: Layout, settings: Settings) -> None:
+    layout.page_lock.symlink_to(layout.page_lock.name)
+    assert run(layout, settings) == 0
+    assert log_text(layout).count("The page could not be started:") == 1
+
+
 def test_one_that_does_not_stop_is_killed_after_its_time_and_the_run_ends(
     layout: Layout, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

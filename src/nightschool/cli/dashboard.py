@@ -27,10 +27,14 @@ def dashboard(
     if there := read_status(layout).page:
         print(f"The page is at {there} already.")
         return
+    from nightschool import logs
     from nightschool.dashboard.serving import serve
     from nightschool.settings import load_settings
 
-    page = load_settings(layout.settings_file).page.at(host, port)
+    settings = load_settings(layout.settings_file)
+    page = settings.page.at(host, port)
     if not page.port:
         raise SettingsError("page.port is 0, so there is no page. Name a port: nightschool dashboard --port 8420.")
+    # What goes wrong inside is told there, as the page says to whoever it fails.
+    logs.setup(layout, settings, "page")
     serve(layout, page, say=lambda line: print(line, flush=True))

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 
 from nightschool.dashboard import live, openapi, pages
 from nightschool.dashboard.admission import API, Rules, content_type
-from nightschool.dashboard.answers import trouble
+from nightschool.dashboard.answers import encode, trouble
 from nightschool.dashboard.endpoints import Call, Changed, Endpoint, NotThere, TooMuch
 from nightschool.dashboard.guard import Guard
 from nightschool.dashboard.limits import AtOnce, Limits
@@ -89,6 +89,8 @@ def _answering(services: Services, endpoint: Endpoint) -> Callable[[Request], Aw
             found = await endpoint.answer(Call(services, path, query, body, request))
         except (msgspec.ValidationError, msgspec.DecodeError) as error:
             return trouble(422, str(error), "request")
+        except RecursionError:
+            return trouble(422, "What was sent is nested too deeply.", "request")
         except NotThere as error:
             return trouble(404, str(error), "not there")
         except Changed as error:
@@ -97,7 +99,7 @@ def _answering(services: Services, endpoint: Endpoint) -> Callable[[Request], Aw
             return trouble(error.status, str(error), "too much")
         except NightschoolError as error:
             return trouble(_status_of(error), str(error), type(error).__name__)
-        return Response(msgspec.json.encode(found), endpoint.status, media_type="application/json")
+        return Response(encode(found), endpoint.status, media_type="application/json")
 
     return answer
 

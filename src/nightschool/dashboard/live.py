@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from nightschool.dashboard import beats
+from nightschool.dashboard import answers, beats
 from nightschool.dashboard.answers import trouble
 from nightschool.dashboard.beats import Beat, Message, Place
 from nightschool.dashboard.limits import LIVE
@@ -66,7 +66,7 @@ class Live:
         self._news = asyncio.Event()
         self._beat: Beat | None = None
         self._quiet = 0.0
-        self._trouble: str | None = None
+        self._trouble: Trouble | None = None
         self._looking: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._catching_up: dict[tuple[Place, bool], asyncio.Future[bytes]] = {}
@@ -102,6 +102,9 @@ class Live:
         try:
             yield RETRY
             at = self._told
+            if self._trouble is not None:
+                # It was told before, and is not told again while it lasts.
+                yield encode([Message("trouble", self._trouble)], None)
             if self._looking is None and not self._closed:
                 self._looking = asyncio.create_task(self._look_on())
             while self._beat is None and not self._closed:
@@ -113,7 +116,13 @@ class Live:
             if self._beat is not None:
                 # Both at one moment: what is told from here on follows upon this beat.
                 at, beat = self._told, self._beat
-                yield await self._caught_up(after, beat, away)
+                try:
+                    said = await self._caught_up(after, beat, away)
+                except NightschoolError as error:
+                    # No place is told, and the stream ends: who comes back asks for what was missed once more.
+                    yield encode([Message("trouble", Trouble(error=str(error), kind=type(error).__name__))], None)
+                    return
+                yield said
             while not self._closed:
                 at, said = self._since(at)
                 if said:
@@ -137,8 +146,8 @@ class Live:
         while self.watching and not self._closed:
             await self._look()
             await self._pause(pace(self.watching))
-        # Whoever comes next begins with a look of their own.
-        self._looking = self._beat = None
+        # Whoever comes next begins with a look of their own, and is told of a trouble that lasts.
+        self._looking = self._beat = self._trouble = None
 
     async def _look(self) -> None:
         before = self._beat
@@ -150,6 +159,7 @@ class Live:
         self.looks += 1
         try:
             beat, messages = await self._reader.read(reading)
+            said = encode(messages, beat.place)
         except NightschoolError as error:
             self._in_trouble(str(error), type(error).__name__)
             return
@@ -165,16 +175,16 @@ class Live:
             # Nothing to tell: who watches is told from where they were.
             self._wake()
         elif len(messages) > 1 or self._trouble or self._quiet >= QUIET_SECONDS or _differs(before, beat):
-            self._add(encode(messages, beat.place))
+            self._add(said)
             self._quiet = 0.0
         self._trouble = None
 
     def _in_trouble(self, text: str, kind: str) -> bool:
         """Tell it, once: it may go on for hours. Returns whether it is new."""
-        if text == self._trouble:
+        if self._trouble is not None and text == self._trouble.error:
             return False
-        self._trouble = text
-        self._add(encode([Message("trouble", Trouble(error=text, kind=kind))], None))
+        self._trouble = Trouble(error=text, kind=kind)
+        self._add(encode([Message("trouble", self._trouble)], None))
         return True
 
     async def _caught_up(self, after: Place | None, beat: Beat, away: bool) -> bytes:
@@ -191,11 +201,7 @@ class Live:
         def reading(ledger: Ledger) -> list[Message]:
             return beats.missed(ledger, self._reader.memory.history, after, beat, away=away)
 
-        try:
-            messages = await self._reader.read(reading)
-        except NightschoolError as error:
-            return encode([Message("trouble", Trouble(error=str(error), kind=type(error).__name__))], None)
-        return encode(messages, beat.place)
+        return encode(await self._reader.read(reading), beat.place)
 
     def _add(self, said: bytes) -> None:
         self._kept.append(said)
@@ -218,7 +224,7 @@ def encode(messages: Sequence[Message], place: Place | None) -> bytes:
     for number, message in enumerate(messages, 1):
         id = f"id: {place}\n" if place is not None and number == len(messages) else ""
         # JSON as it is encoded here is one line.
-        parts.append(f"{id}event: {message.kind}\ndata: ".encode() + msgspec.json.encode(message.data) + b"\n\n")
+        parts.append(f"{id}event: {message.kind}\ndata: ".encode() + answers.encode(message.data) + b"\n\n")
     return b"".join(parts)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 from starlette.requests import Request
@@ -17,11 +16,13 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from nightschool import __version__
+from nightschool.dashboard.answers import encode
 from nightschool.dashboard.looks import now_of
 from nightschool.dashboard.services import Services
 from nightschool.dashboard.shapes import CurveQuery
 from nightschool.errors import NightschoolError
 from nightschool.ledger import Ledger
+from nightschool.words import escape
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
@@ -48,7 +49,7 @@ class Templates:
 
     def __init__(self, root: Path) -> None:
         self._found = Environment(loader=FileSystemLoader(HERE / "templates"), autoescape=True)
-        self._found.globals |= {"plotly": PLOTLY, "version": __version__, "root": root}
+        self._found.globals |= {"plotly": PLOTLY, "version": __version__, "root": escape(root)}
 
     def page(self, name: str, first: Mapping[str, Any]) -> str:
         """A page, with what its first look needs: `now` (None where it is not known), `problem`, and more."""
@@ -95,7 +96,7 @@ def plotly_file() -> Path:
 
 def data_block(value: object) -> Markup:
     """A value as JSON in `<script type="application/json">`, which nothing in it can end: `<` is written out."""
-    text = msgspec.json.encode(value).decode().replace("<", "\\u003c")
+    text = encode(value).decode().replace("<", "\\u003c")
     return Markup(text)
 
 
@@ -107,7 +108,7 @@ def _showing(services: Services, templates: Templates, name: str) -> Callable[[R
             first |= await services.reader.read(lambda ledger: _first(services, ledger, name))
         except NightschoolError as error:
             # The page itself is there, and says so; its scripts ask again.
-            first["problem"] = str(error)
+            first["problem"] = escape(error)
         return HTMLResponse(templates.page(name, first), 503 if first["problem"] else 200)
 
     return show

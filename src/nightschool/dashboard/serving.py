@@ -114,7 +114,13 @@ def _serve(
     key = Key(settings.token, layout.root) if settings.token else None
     app = guarded(services, ENDPOINTS, Rules(settings.host, tuple(settings.allowed_hosts)), key, limits)
     say(f"The page is at {address}{f' ({moved})' if moved else ''}.")
-    asyncio.run(_until_told(_Server(configured(app, limits)), listening, services, lifeline, address))
+    last = threading.Timer(LAST_SECONDS, os._exit, (0,))
+    last.daemon = True
+    try:
+        asyncio.run(_until_told(_Server(configured(app, limits)), listening, services, lifeline, address, last))
+    finally:
+        # Not before: the end of the loop waits for its threads, and a disk that does not answer may hold one.
+        last.cancel()
 
 
 def configured(app: ASGIApp, limits: Limits) -> uvicorn.Config:
@@ -148,11 +154,10 @@ class _Server(uvicorn.Server):
 
 
 async def _until_told(
-    server: _Server, listening: socket.socket, services: Services, lifeline: int | None, address: str
-) -> None:
+    server: _Server, listening: socket.socket, services: Services, lifeline: int | None, address: str,
+    last: threading.Timer,
+) -> None:  # fmt: skip
     loop = asyncio.get_running_loop()
-    last = threading.Timer(LAST_SECONDS, os._exit, (0,))
-    last.daemon = True
 
     def stop() -> None:
         if server.should_exit:
@@ -182,7 +187,6 @@ async def _until_told(
             one.cancel()
         await _note(services, None)
         services.close()
-        last.cancel()
 
 
 async def _note(services: Services, address: str | None) -> None:

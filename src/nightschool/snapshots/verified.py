@@ -66,7 +66,8 @@ def record(layout: Layout, found: Mapping[Path, str | None], began: datetime) ->
         written = _written(folder)
         if folder.is_dir() and (written is None or written <= limit):
             marks[name_of(layout, folder)] = {"at": at, "problem": problem, "manifest": written}
-    durable.write_file(layout.verified, json.dumps(marks, ensure_ascii=False, indent=1, sort_keys=True) + "\n")
+    # In ASCII: a folder's name may hold bytes that are no UTF-8.
+    durable.write_file(layout.verified, json.dumps(marks, indent=1, sort_keys=True) + "\n")
 
 
 def read_all(layout: Layout, ledger: Ledger, told: Callable[[str], Any] = lambda _: None) -> dict[Path, str | None]:

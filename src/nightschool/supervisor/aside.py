@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nightschool import durable
+from nightschool.errors import StorageError
 from nightschool.supervisor import policies
 from nightschool.supervisor.children import Child
 
@@ -77,11 +78,14 @@ class Aside:
             self._start()
 
     def _start(self) -> None:
-        if self._lock is not None and durable.holder(self._lock) is not None:
-            self._not_before = self._clock() + LOCK_SECONDS
-            return
         try:
+            if self._lock is not None and durable.holder(self._lock) is not None:
+                self._not_before = self._clock() + LOCK_SECONDS
+                return
             self.child.start()
+        except StorageError as error:
+            self._failed(f"could not be started: {str(error).rstrip('.')}")
+            return
         except OSError as error:
             self._failed(f"could not be started: {error.strerror or error}")
             return
