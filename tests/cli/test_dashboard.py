@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ URL = "http://127.0.0.1:8420"
 
 def served(layout: Layout) -> None:
     with Ledger.open(layout.ledger) as ledger:
-        ledger.machine.set("page", {"url": URL, "pid": 1})
+        ledger.machine.set("page", {"url": URL, "pid": os.getpid()})
 
 
 def test_it_serves_by_the_settings_and_says_where(here: Run, layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
