@@ -35,8 +35,9 @@ class Done(Struct, kw_only=True):
 class Now(Struct, kw_only=True):
     """What the machine is doing at `at`; all fields of `nightschool status --json`, and how far the file is.
 
-    `utc_offset` is what local time is ahead of UTC, in seconds. `file_step` of `file_steps` steps of the file in
-    training are done, and `file_seconds` are left of it. `generation` counts the cuts: where it changes, the curve is
+    `utc_offset` is what local time is ahead of UTC, in seconds. `file` is the number of the file in training
+    (of several that are trained together, the first), `file_step` of its `file_steps` steps are done, and
+    `file_seconds` are left of it. `generation` counts the cuts: where it changes, the curve is
     another one. `event` is the number of the newest event.
     """
 
@@ -44,6 +45,7 @@ class Now(Struct, kw_only=True):
     utc_offset: int
     version: str
     status: dict[str, Any]
+    file: int | None = None
     file_step: int
     file_steps: int
     file_seconds: float | None
@@ -203,9 +205,13 @@ class Pause(Struct, kw_only=True):
 
 
 class Skip(Struct, kw_only=True):
-    """The file in training goes behind all that waits; with `shelve` it is set aside."""
+    """The file in training goes behind all that waits; with `shelve` it is set aside.
+
+    `file` is its number, as `now` has it: where another one is in training meanwhile, nothing is done.
+    """
 
     shelve: bool = False
+    file: Id | None = None
 
 
 class UploadQuery(Struct, kw_only=True):
