@@ -42,15 +42,22 @@ def give(ledger: Ledger, what: str, file: int, **more: Any) -> None:
         ledger.machine.set(ORDERS, [*(ledger.machine.get(ORDERS) or []), order])
 
 
-def skip(ledger: Ledger, aside: bool = False) -> str:
+def skip(ledger: Ledger, aside: bool = False, file: int | None = None) -> str:
     """Ask for the file in training to be put behind the others or, with `aside`, to be set aside. Says what will be.
 
+    Args:
+        ledger: of the workspace.
+        aside: set it aside.
+        file: the number of the file that is meant; None: whichever is in training.
+
     Raises:
-        DataError: no file is in training.
+        DataError: no file is in training, or another one than was meant.
     """
     with ledger.transaction():
         ids = current(ledger)
         name = ledger.called(ids)
+        if file is not None and file not in ids:
+            raise DataError(f"By now {name} is in training, and not file {file}: nothing was asked for.")
         give(ledger, "skip", ids[0], aside=aside)
         if aside:
             text = f"{name} is set aside at the next step; what is learned of it stays"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nightschool import durable
-from nightschool.dashboard import plans, shapes
+from nightschool.dashboard import looks, plans, shapes
 from nightschool.dashboard.endpoints import NotThere
 from nightschool.ledger import Ledger
 from nightschool.workspace import Layout
@@ -78,6 +78,16 @@ def test_skip_needs_a_file_in_training(page: Asked, tmp_path: Path) -> None:
         orders = row(half, "orders")
         assert isinstance(orders, list)
         assert [(one["what"], one["file"], one["aside"]) for one in orders] == [("skip", 2, True)]
+
+
+def test_another_file_than_was_shown_is_not_skipped(tmp_path: Path) -> None:
+    half = made.workspace(tmp_path / "half", steps=15)
+    with asking(half) as other:
+        with Ledger.open(half.ledger) as ledger:
+            assert looks.now_of(half, ledger).file == 2
+        assert "2.jsonl is in training, and not file 1" in other.post("/api/skip", {"shelve": True, "file": 1}, 422)
+        assert row(half, "orders") is None
+        assert "2.jsonl" in other.post("/api/skip", {"file": 2})["said"]
 
 
 def test_stop_asks_the_machine_and_does_not_wait(page: Asked, layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:

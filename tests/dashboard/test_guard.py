@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -314,6 +316,11 @@ def test_behind_tls_the_cookie_stays_there(open_page: OpenPage) -> None:
     there = {"Host": "night.example.org", "Origin": "https://night.example.org"}
     assert "; Secure" in sign_in(client, TOKEN, **there).headers["Set-Cookie"]
     assert "; Secure" not in sign_in(client, TOKEN).headers["Set-Cookie"]
+
+
+def test_a_workspace_whose_name_is_no_utf8_has_a_cookie_too() -> None:
+    key = Key(TOKEN, Path(os.fsdecode(b"/caf\xe9")))
+    assert key.in_cookies(key.set_cookie(secure=False).partition(";")[0])
 
 
 def test_a_cookie_of_another_token_or_workspace_is_none(locked: TestClient, services: Services) -> None:

@@ -139,6 +139,21 @@ def test_new_steps_events_and_changes_are_told_once(layout: Layout) -> None:
     watching(layout, scene)
 
 
+def test_steps_that_were_done_again_within_a_second_are_a_change_of_the_curve(layout: Layout) -> None:
+    async def scene(watched: Watched) -> None:
+        async with aclosing(watched.live.stream(None)) as stream:
+            await begun(stream)
+            with Ledger.open(layout.ledger) as ledger:
+                ledger.steps.delete_after(35)
+                ledger.steps.record([step(number, 9.0) for number in range(36, 43)])
+            await watched.second()
+            told = await more(stream)
+            assert [data["what"] for _, kind, data in told if kind == "changed"] == [["curve"]]
+            assert kinds(told) == ["changed", "now"]
+
+    watching(layout, scene)
+
+
 def test_a_checkpoint_a_move_and_a_cut_are_changes(layout: Layout) -> None:
     async def scene(watched: Watched) -> None:
         async with aclosing(watched.live.stream(None)) as stream:

@@ -91,6 +91,10 @@ def test_h3_control_with_a_token_it_begins(layout: Layout) -> None:
 def test_h3_a_token_is_not_a_short_word_and_is_shown_nowhere() -> None:
     with pytest.raises(ValueError, match="too short"):
         PageSettings(token="secret")
+    for token in (f" {TOKEN}", f"{TOKEN}\n", "pässwörter sind so eine Sache"):
+        with pytest.raises(ValueError, match="cannot be sent") as refused:
+            PageSettings(token=token)
+        assert token not in refused.value.errors()[0]["msg"]  # type: ignore[attr-defined]
     with pytest.raises(SettingsError) as caught:
         PageSettings().at("0.0.0.0")
     assert TOKEN not in str(caught.value)

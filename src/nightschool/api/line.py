@@ -32,15 +32,16 @@ class Line(Opened):
 
         return read_queue(self.layout, limit)
 
-    def skip(self, *, shelve: bool = False) -> str:
+    def skip(self, *, shelve: bool = False, file: int | None = None) -> str:
         """Put the file in training behind all that waits, or, with `shelve`, set it aside, what it has learned kept.
 
-        The trainer does so at its next step, or when it is started.
+        The trainer does so at its next step, or when it is started. With `file`, the number of a file, only if that is
+        the one in training.
         """
         from nightschool import ordering
 
         with self.ledger() as ledger:
-            return ordering.skip(ledger, shelve)
+            return ordering.skip(ledger, shelve, file)
 
     def settings_now(self) -> str:
         """Let the file in training go on with the settings as they are now, where they do not decide its steps.

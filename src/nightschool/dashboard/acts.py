@@ -67,7 +67,7 @@ async def _resume(call: Call) -> Done:
 
 
 async def _skip(call: Call) -> Done:
-    return await _done(call, lambda workspace: workspace.skip(shelve=call.body.shelve))
+    return await _done(call, lambda workspace: workspace.skip(shelve=call.body.shelve, file=call.body.file))
 
 
 async def _stop(call: Call) -> Done:

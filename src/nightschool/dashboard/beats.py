@@ -77,6 +77,8 @@ def look(layout: Layout, ledger: Ledger) -> Beat:
         Place(now.generation, now.event, last.step if last else 0),
         now,
         {
+            # Steps that were taken back and done again by the next look: their number tells nothing of it.
+            "curve": ledger.steps.revision(),
             "queue": (counts, tuple(head), now.status.get("current_file")),
             "files": counts,
             "saved": (tuple(kept), _changed_at(layout)),
@@ -101,7 +103,7 @@ def _missed(ledger: Ledger, history: History, after: Place, now: Place, changed:
         # Another past, another ledger, or too much to tell: all is asked for again.
         return [Message("changed", Changed(what=list(ALL)))]
     found: list[Message] = []
-    if now.step != after.step:
+    if now.step != after.step and "curve" not in changed:
         curve = history.since(ledger, now.generation, after.step, MOST_STEPS) if now.step > after.step else None
         if curve is None:
             changed = ["curve", *changed]

@@ -67,13 +67,15 @@ def now_of(layout: Layout, ledger: Ledger, at: datetime | None = None) -> shapes
     """
     at = at or hours.local_now()
     status = status_of(layout, ledger, waiting_of(ledger))
-    progress = progress_of(status, ledger.entries.unfinished(status.step, 1), ledger.machine.get("trainer") or {})
+    unfinished = ledger.entries.unfinished(status.step, 1)
+    progress = progress_of(status, unfinished, ledger.machine.get("trainer") or {})
     counts = (status.queued, status.learned, status.rejected, status.duplicates, status.set_aside)
     return shapes.Now(
         at=at.astimezone(UTC).isoformat(timespec="milliseconds"),
         utc_offset=round((at.utcoffset() or timedelta()).total_seconds()),
         version=__version__,
         status=status.to_dict(),
+        file=unfinished[0][0].file_ids[0] if unfinished else None,
         file_step=progress.step,
         file_steps=progress.steps,
         file_seconds=progress.seconds,

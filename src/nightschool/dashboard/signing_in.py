@@ -25,7 +25,9 @@ class Key:
 
     def __init__(self, token: str, workspace: Path) -> None:
         self._token = _digest(token)
-        self._value = hmac.new(token.encode(), f"nightschool {workspace}".encode(), hashlib.sha256).hexdigest()
+        # Also where the folder's name is no UTF-8.
+        said = f"nightschool {workspace}".encode("utf-8", "surrogateescape")
+        self._value = hmac.new(token.encode(), said, hashlib.sha256).hexdigest()
         self.cookie = f"nightschool-{_digest(str(workspace)).hex()[:12]}"
 
     def is_token(self, text: str) -> bool:

@@ -234,6 +234,11 @@ class MetricsSettings(Section):
 TOKEN_LENGTH = 16
 
 
+def _can_be_sent(token: str) -> bool:
+    """Whether a header can carry it and a form gives it back: else nobody would ever be let in."""
+    return token.isascii() and token.isprintable() and token == token.strip()
+
+
 class PageSettings(Section):
     """[page]: the page in the browser, and the API behind it."""
 
@@ -260,6 +265,11 @@ class PageSettings(Section):
             raise ValueError(
                 f"page.token is too short: {TOKEN_LENGTH} characters or more. To make one: "
                 'python3 -c "import secrets; print(secrets.token_urlsafe())"'
+            )
+        if self.token is not None and not _can_be_sent(self.token):
+            raise ValueError(
+                "page.token cannot be sent as it is: use letters, digits and signs that are ASCII, and no space at "
+                "either end"
             )
         if self.port and self.token is None and not is_loopback(self.host):
             raise ValueError(

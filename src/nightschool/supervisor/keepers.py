@@ -43,7 +43,10 @@ def intake(layout: Layout, ledger: Ledger, command: Sequence[str], grace: float,
 
 def _keeper(child: Child, ledger: Ledger, lock: Path, measure: Callable[[], int], clock: Clock) -> Keeper:
     def blocked() -> str | None:
-        pid = durable.holder(lock)
+        try:
+            pid = durable.holder(lock)
+        except NightschoolError as error:
+            return str(error)  # who cannot look does not start a second one
         return None if pid is None else f"an earlier {child.name} (process {pid}) is still ending; if it hangs, kill it"
 
     def progress() -> int:

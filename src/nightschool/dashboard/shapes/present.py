@@ -10,9 +10,9 @@ from msgspec import Meta, Struct
 class Now(Struct, kw_only=True):
     """What the machine is doing at `at`; all fields of `nightschool status --json`, and how far the file is.
 
-    `utc_offset` is what local time is ahead of UTC, in seconds. `file_step` of `file_steps` steps of the file in
-    training are done, and `file_seconds` are left of it. `generation` counts the cuts: where it changes, the curve is
-    another one. `event` is the number of the newest event.
+    `utc_offset` is what local time is ahead of UTC, in seconds. `file` is the number of the file in training (of
+    several that are trained together, the first), `file_step` of its `file_steps` steps are done, and `file_seconds`
+    are left of it. `generation` counts the cuts: where it changes, the curve is another one. `event` is the number of the newest event.
     """
 
     at: str
@@ -25,6 +25,7 @@ class Now(Struct, kw_only=True):
     generation: int
     event: int
     empty: bool
+    file: int | None = None
 
 
 class Event(Struct, kw_only=True):

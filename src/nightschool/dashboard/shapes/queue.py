@@ -67,6 +67,10 @@ class Pause(Struct, kw_only=True):
 
 
 class Skip(Struct, kw_only=True):
-    """The file in training goes behind all that waits; with `shelve` it is set aside."""
+    """The file in training goes behind all that waits; with `shelve` it is set aside.
+
+    `file` is its number, as `now` has it: where another one is in training meanwhile, nothing is done.
+    """
 
     shelve: bool = False
+    file: Id | None = None
