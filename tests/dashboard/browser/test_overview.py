@@ -177,3 +177,23 @@ def test_who_wants_no_motion_gets_none(opened: Open, site: Site) -> None:
     assert page.evaluate(moving) == "breathe"
     page.emulate_media(reduced_motion="reduce")
     assert page.evaluate(moving) == "none"
+
+
+def test_on_a_phone_no_room_is_kept_for_a_file_where_none_is_to_come(opened: Open, site: Site) -> None:
+    page = drawn(opened(site.url, phone=True))
+    height = "() => document.querySelector('#state').clientHeight"
+    busy = page.evaluate(height)
+    site.run.state, site.run.reason = "stopped", "`nightschool run` starts it"
+    site.run.empty = True
+    quiet = opened(site.url, phone=True)
+    expect(quiet.locator("#state-reason")).to_have_text("nightschool run starts it.")
+    assert quiet.evaluate(height) < busy - 60
+    assert quiet.evaluate("() => window.shifted") < STILL
+
+
+def test_what_is_to_be_looked_at_is_said_in_sentences(opened: Open, site: Site) -> None:
+    page = drawn(opened(site.url))
+    said = page.locator("#safe .note p")
+    expect(said).to_have_text(
+        "Second place: The second place was last reached 3 days ago. Look whether /mnt/backup is mounted."
+    )

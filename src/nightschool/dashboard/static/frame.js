@@ -1,7 +1,7 @@
 // The header and the state line, on all pages.
 import { fill, put, sentence } from "./dom.js";
 import { listen } from "./live.js";
-import { capital, clock, count, foreseen, loss, setOffset, share, since } from "./words.js";
+import { capital, clock, count, ended, foreseen, loss, setOffset, share, since } from "./words.js";
 
 const MOODS = {
   training: "now",
@@ -64,8 +64,10 @@ function drawState({ status, at, file_step, file_steps, file_seconds, version })
   part("state").dataset.mood = MOODS[status.state] ?? "quiet";
   put(part("state-word"), capital(status.state));
   put(part("state-since"), since(status.since, at));
-  reason([status.reason, status.settings_problem].filter(Boolean).join(" "));
+  reason([status.reason, status.settings_problem].filter(Boolean).map((text) => ended(capital(text))).join(" "));
   const named = Boolean(status.current_file) && file_steps > 0;
+  // On a phone the room for the file is kept while there is one to come: nothing moves between two files.
+  part("state").toggleAttribute("data-rests", !status.current_file && !(status.queued && status.pid));
   part("state-file").hidden = !named;
   if (named) {
     put(part("state-name"), status.current_file);
@@ -83,7 +85,7 @@ function reason(text) {
   if (line.dataset.text === text) return;
   line.dataset.text = text;
   line.title = text.replaceAll("`", "");
-  fill(line, sentence(capital(text)));
+  fill(line, sentence(ended(capital(text))));
 }
 
 function title(...words) {

@@ -5,7 +5,7 @@ import { nearest } from "./columns.js";
 import { fill, h, put, sentence } from "./dom.js";
 import { KINDS } from "./figure.js";
 import { listen } from "./live.js";
-import { ago, capital, count, duration, foreseen, loss, many, rate, roughly, when } from "./words.js";
+import { ago, capital, count, duration, ended, foreseen, loss, many, rate, roughly, when } from "./words.js";
 
 const LATELY = 7;
 const EVENTS_BACK = 200;
@@ -209,7 +209,8 @@ async function readLearned() {
 
 function taught(file) {
   const learned = file.learned_at ? `learned ${when(file.learned_at, now?.at)}` : "learned";
-  if (file.holdout_before === null || file.holdout_after === null) return `${learned}; nothing was held out`;
+  if (!file.holdout_rows) return `${learned}; nothing was held out`;
+  if (file.holdout_before === null || file.holdout_after === null) return `${learned}; not measured on the rows held out`;
   return [`held-out loss ${loss(file.holdout_before)} → `, h("strong", null, loss(file.holdout_after)), ` nats per token, ${learned}`];
 }
 
@@ -223,7 +224,8 @@ async function readHealth() {
 function drawSafe() {
   if (now === null) return;
   const { last_checkpoint: checkpoint, last_snapshot: snapshot } = now.status;
-  const bad = (findings ?? []).filter((one) => one.verdict !== "good");
+  // That it does not run is said above, and makes nothing less safe.
+  const bad = (findings ?? []).filter((one) => one.verdict === "trouble" || (one.verdict === "watch" && one.name !== "machine"));
   const facts = [
     ["Last checkpoint", checkpoint ? `step ${count(checkpoint.step)}, ${when(checkpoint.written_at, now.at)}` : "none yet"],
     ["Last snapshot", snapshot ? `${snapshot.name}, step ${count(snapshot.step)}` : "none yet"],
@@ -245,7 +247,7 @@ function verdict(bad) {
   return h(
     "div",
     { class: worst.length ? "note trouble" : "note" },
-    h("p", null, sentence(told.text), " ", sentence(told.advice ?? "")),
+    h("p", null, h("strong", null, capital(told.name)), ": ", sentence(ended(told.text)), " ", sentence(ended(told.advice))),
     more > 0 && h("a", { href: "/health" }, `and ${count(more, "more thing")} to look at`),
   );
 }

@@ -130,7 +130,7 @@ export function since(time, at = new Date()) {
 export function ago(time, at = new Date()) {
   if (time === null || time === undefined) return UNKNOWN;
   const seconds = (+new Date(at) - +new Date(time)) / 1000;
-  return seconds < 60 ? "just now" : `${roughly(Math.max(90, seconds))} ago`;
+  return seconds < 60 ? "just now" : `${roughly(seconds)} ago`;
 }
 
 // --- figures of training ---
@@ -164,6 +164,12 @@ export function share(part, whole) {
 /** The state word as a heading: `Waiting for disk` */
 export function capital(text) {
   return text ? text[0].toUpperCase() + text.slice(1) : "";
+}
+
+/** As a sentence, with a full stop where nothing ends it yet. */
+export function ended(text) {
+  const said = (text ?? "").trimEnd();
+  return !said || /[.!?:…]["'”)`]*$/.test(said) ? said : `${said}.`;
 }
 
 function digits(number, significant) {
