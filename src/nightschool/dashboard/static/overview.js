@@ -1,5 +1,6 @@
 // The overview: is it learning, what has it learned, what is next, is everything safe.
 import { get } from "./ask.js";
+import { oneAtATime } from "./once.js";
 import { Chart } from "./chart.js";
 import { nearest } from "./columns.js";
 import { fill, h, put, sentence } from "./dom.js";
@@ -154,7 +155,7 @@ function lossBefore(curve) {
   const dayBefore = curve.hours.at(-1) > 24 ? curve.smooth[nearest(curve.hours, curve.hours.at(-1) - 24)] : null;
   const told = [];
   if (dayBefore !== null) told.push(`24 h of training ago ${loss(dayBefore)}`);
-  else if (began !== null) told.push(`when this file began ${loss(began)}`);
+  else if (began !== null) told.push(`when ${now?.status.current_file ? "this" : "the last"} file began ${loss(began)}`);
   return [`smoothed ${loss(smooth)}`, ...told].join("; ");
 }
 
@@ -271,6 +272,10 @@ function newEvents(found) {
   drawEvents();
 }
 
+function happened({ kind, text }) {
+  return kind === "file-rejected" ? `Rejected ${text}` : text;
+}
+
 function drawEvents() {
   const told = events.filter((event) => !QUIET.has(event.kind)).slice(-LATELY).toReversed();
   const item = (event) =>
@@ -278,7 +283,7 @@ function drawEvents() {
       "li",
       null,
       h("time", { class: "soft", datetime: event.at }, capital(when(event.at, now?.at))),
-      h("span", { class: TROUBLE.has(event.kind) && "trouble" }, sentence(event.text)),
+      h("span", { class: TROUBLE.has(event.kind) && "trouble" }, sentence(ended(happened(event)))),
     );
   fill(part("lately"), told.length ? h("ul", { class: "diary" }, told.map(item)) : h("p", { class: "soft" }, "Nothing has happened yet."));
 }
@@ -326,7 +331,8 @@ function takeDrops() {
 
 // --- together ---
 
-const READS = { curve: readCurve, queue: readQueue, files: readLearned, events: readEvents };
+// Never two of one kind at a time: a slow answer must not come after a newer one.
+const READS = { curve: readCurve, queue: oneAtATime(readQueue), files: oneAtATime(readLearned), events: oneAtATime(readEvents) };
 const quietly = (read) => read().catch((error) => error.name !== "AbortError" && console.warn(error.message));
 
 function changed({ what }) {

@@ -84,6 +84,13 @@ export function setOffset(seconds) {
   offset = seconds === -new Date().getTimezoneOffset() * 60 ? null : seconds;
 }
 
+/** `UTC+2`, `UTC−3:30` where the machine's time is not the reader's; empty where it is. */
+export function zone() {
+  if (offset === null) return "";
+  const minutes = Math.round(Math.abs(offset) / 60);
+  return `UTC${offset < 0 ? "−" : "+"}${Math.floor(minutes / 60)}${minutes % 60 ? `:${two(minutes % 60)}` : ""}`;
+}
+
 function local(time) {
   const moment = new Date(time);
   return offset === null ? new Date(+moment - moment.getTimezoneOffset() * 60_000) : new Date(+moment + offset * 1000);
