@@ -42,7 +42,11 @@ export function confirm({ title, body = "", action, danger = false }) {
 export function say(text, { trouble = false } = {}) {
   const line = document.getElementById("said");
   clearTimeout(silence);
-  const close = trouble && text ? h("button", { type: "button", class: "plain", on: { click: () => say("") } }, "Close") : null;
+  const hush = () => {
+    say("");
+    document.getElementById("main").focus({ preventScroll: true }); // not lost with the button
+  };
+  const close = trouble && text ? h("button", { type: "button", class: "plain", on: { click: hush } }, "Close") : null;
   fill(line, sentence(text), close);
   line.classList.toggle("trouble", trouble);
   if (text && !trouble) silence = setTimeout(() => fill(line), SAID_MS);
