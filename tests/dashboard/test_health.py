@@ -116,7 +116,7 @@ def test_states_of_the_machine(seen: Seen, state: str, pid: int | None, verdict:
 
 def test_a_pause_is_no_trouble_and_says_how_it_ends(seen: Seen) -> None:
     found = judged(replace(seen, status=replace(seen.status, state="paused", paused=True)), "machine")
-    assert (found.verdict, found.advice) == ("good", "To go on: nightschool resume")
+    assert (found.verdict, found.advice) == ("good", "To go on: `nightschool resume`")
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,15 @@ def test_rejected_files_and_accidents_count_for_a_day(seen: Seen) -> None:
 
 
 def test_without_a_gpu_it_says_so(seen: Seen) -> None:
-    assert judged(replace(seen, gpu_bytes=None), "gpu").verdict == "watch"
+    assert judged(seen, "GPU").text == "NVIDIA, 24 GB"
+    none = replace(seen, gpu_bytes=None)
+    assert judged(none, "GPU").verdict == "good", "a computer that never had one is not warned every day"
+    assert judged(replace(none, gpu_expected=True), "GPU").verdict == "watch"
+
+
+def test_what_is_to_be_typed_is_code_and_a_stop_is_told_in_the_right_tense(seen: Seen) -> None:
+    found = judged(replace(seen, status=replace(seen.status, state="stopped", pid=None)), "machine")
+    assert (found.text, found.advice) == ("it has not run since 21:00", "To start it: `nightschool run`")
 
 
 def test_a_settings_file_with_a_mistake_is_worse_before_the_start(seen: Seen) -> None:

@@ -43,6 +43,7 @@ class Seen:
         rejected, accidents: the latest events of these kinds, oldest first.
         restarts: of the trainer since the machine was started.
         gpu_bytes: memory of the GPU; None without one.
+        gpu_expected: whether one is named in the settings, or the tool that asks for it is there.
     """
 
     now: datetime
@@ -60,6 +61,7 @@ class Seen:
     accidents: Sequence[EventRow]
     restarts: int
     gpu_bytes: int | None
+    gpu_expected: bool = False
 
 
 def findings(seen: Seen) -> list[Finding]:
@@ -95,16 +97,17 @@ def machine(seen: Seen) -> Finding:
     if status.state == NEEDS_OWNER:
         return finding(
             "machine", "trouble", f"it gave up{since}{reason}",
-            "Put that right, then let it go on: nightschool resume, or nightschool run where it does not run.",
+            "Put that right, then let it go on: `nightschool resume`, or `nightschool run` where it does not run.",
         )  # fmt: skip
     if status.pid is None:
-        return finding("machine", "watch", f"it does not run{since}", "To start it: nightschool run")
+        text = f"it has not run{since}" if since else "it does not run"
+        return finding("machine", "watch", text, "To start it: `nightschool run`")
     if status.state == NEEDS_DISK:
         return finding("machine", "trouble", f"{status.state}{since}{reason}", "Free some space; it goes on by itself.")
     if status.state in ("waiting", "restarting", "waiting for GPU"):
         return finding("machine", "watch", f"{status.state}{since}{reason}", "It goes on by itself when it can.")
     if status.paused:
-        return finding("machine", "good", f"paused{since}{reason}", "To go on: nightschool resume")
+        return finding("machine", "good", f"paused{since}{reason}", "To go on: `nightschool resume`")
     return finding("machine", "good", f"{status.state}{since}{reason}")
 
 
@@ -147,7 +150,7 @@ def checkpoint(seen: Seen) -> Iterator[Finding]:
     minutes = seen.settings.checkpoints.save_minutes if seen.settings else 15.0
     if seen.status.state in WORKING and last["step"] < seen.status.step and age > timedelta(minutes=SAVES * minutes):
         yield finding(
-            "checkpoint", "watch", f"{text}, and it is trained since",
+            "checkpoint", "watch", f"{text}, and it has trained since then",
             f"One is saved every {minutes:g} minutes (checkpoints.save_minutes), so the log should say why not.",
         )  # fmt: skip
     else:
@@ -164,7 +167,7 @@ def snapshot(seen: Seen) -> Iterator[Finding]:
     if seen.due is None:
         yield finding(
             "snapshot", "watch", f"{text}, and none is taken by itself: snapshots.at is empty",
-            'Set snapshots.at = "03:00", or take one now and then: nightschool snapshot',
+            'Set `snapshots.at = "03:00"`, or take one now and then: `nightschool snapshot`',
         )  # fmt: skip
         return
     late = seen.now - seen.due
@@ -176,7 +179,7 @@ def snapshot(seen: Seen) -> Iterator[Finding]:
     else:
         advice = "The log says why." if seen.status.pid is not None else "The machine takes it when it runs again."
         verdict = "trouble" if late > VERY_LATE else "watch"
-        yield finding("snapshot", verdict, f"{text}; one is due for {duration(late.total_seconds())}", advice)
+        yield finding("snapshot", verdict, f"{text}; one has been due for {duration(late.total_seconds())}", advice)
 
 
 def second_place(seen: Seen) -> Iterator[Finding]:
@@ -223,8 +226,11 @@ def accidents(seen: Seen) -> Iterator[Finding]:
 def gpu(seen: Seen) -> Finding:
     """What it computes on."""
     if seen.gpu_bytes is None:
-        return finding("gpu", "watch", "no NVIDIA GPU found", "Training works on the CPU, slowly.")
-    return finding("gpu", "good", f"NVIDIA, {in_bytes(seen.gpu_bytes)}")
+        if seen.gpu_expected:
+            return finding("GPU", "watch", "it does not answer", "`nightschool doctor` says more.")
+        # A computer that never had one is not to be told so every day.
+        return finding("GPU", "good", "none found; training works on the CPU, slowly")
+    return finding("GPU", "good", f"NVIDIA, {in_bytes(seen.gpu_bytes)}")
 
 
 def _lately(events: Sequence[EventRow], now: datetime) -> list[EventRow]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -97,6 +98,7 @@ def _seen(
         place=place, place_problem=place_problem, copied_at=(row or {}).get("copied_at"),
         copy_waits=bool((row or {}).get("pending")), rejected=told.rejected, accidents=told.troubles["accident"],
         restarts=told.restarts, gpu_bytes=under.gpu_total,
+        gpu_expected=shutil.which("nvidia-smi") is not None or "cuda" in (settings.model.device if settings else ""),
     )  # fmt: skip
 
 

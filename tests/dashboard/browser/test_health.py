@@ -16,7 +16,7 @@ from tests.dashboard.browser.rooms_support import NARROW, again
 def test_findings_come_first_and_trouble_before_what_is_good(rooms: Rooms, size: Any, colours: Any) -> None:
     page = rooms.go("/health", size, colours)
     expect(page.locator("#verdict")).to_have_text("1 thing in trouble.")
-    expect(page.locator(".finding .tag")).to_have_text(["Trouble", "Look after soon", "Good", "Good"])
+    expect(page.locator(".finding .tag")).to_have_text(["Trouble", "Worth a look", "Good", "Good"])
     expect(page.locator(".finding").first).to_contain_text("Saved states: checkpoint-42500 is damaged.")
     expect(page.locator(".finding").nth(1)).to_contain_text("See whether /mnt/backup is mounted.")
 

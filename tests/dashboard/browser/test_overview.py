@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -177,3 +179,87 @@ def test_who_wants_no_motion_gets_none(opened: Open, site: Site) -> None:
     assert page.evaluate(moving) == "breathe"
     page.emulate_media(reduced_motion="reduce")
     assert page.evaluate(moving) == "none"
+
+
+def test_on_a_phone_no_room_is_kept_for_a_file_where_none_is_to_come(opened: Open, site: Site) -> None:
+    page = drawn(opened(site.url, phone=True))
+    height = "() => document.querySelector('#state').clientHeight"
+    busy = page.evaluate(height)
+    site.run.state, site.run.reason = "stopped", "`nightschool run` starts it"
+    site.run.empty = True
+    quiet = opened(site.url, phone=True)
+    expect(quiet.locator("#state-reason")).to_have_text("nightschool run starts it.")
+    assert quiet.evaluate(height) < busy - 60
+    assert quiet.evaluate("() => window.shifted") < STILL
+
+
+def test_what_is_to_be_looked_at_is_said_in_sentences(opened: Open, site: Site) -> None:
+    page = drawn(opened(site.url))
+    said = page.locator("#safe .note p")
+    expect(said).to_have_text(
+        "Second place: The second place was last reached 3 days ago. Look whether /mnt/backup is mounted."
+    )
+
+
+@pytest.mark.parametrize(("done", "bad"), [(1, []), (2, []), (1, [1]), (40, range(1, 41))])
+def test_a_curve_of_one_step_or_of_no_number_is_drawn(opened: Open, site: Site, done: int, bad: list[int]) -> None:
+    site.run.done, site.run.bad = done, frozenset(bad)
+    site.run.smooth[:done] = [math.nan if bad else 3.0] * done
+    page = drawn(opened(site.url))
+    expect(page.locator("#f-steps")).to_have_text(f"{done} step{'s' if done > 1 else ''}")
+    expect(page.locator("#legend")).to_contain_text("Not a number" if bad else "Files")
+    assert "NaN" not in page.locator("main").inner_text()
+
+
+def test_a_tab_that_stays_at_the_end_lets_go_of_what_it_left_behind(opened: Open, site: Site) -> None:
+    page = drawn(opened(site.url))
+    kept = """async () => {
+      const { Chart } = await import("/static/chart.js");
+      const columns = await import("/static/columns.js");
+      const curve = (first, last, span) => {
+        const points = Array.from({ length: Math.ceil((last - first + 1) / span) }, (_, n) => n + 1);
+        const step = points.map((n) => Math.min(last, first + n * span - 1));
+        const made = Object.fromEntries(columns.COLUMNS.map((name) => [name, step.map(() => 1)]));
+        return { ...made, step, bad: step.map(() => 0), first, last, span, generation: 1, steps_done: last };
+      };
+      const box = () => document.createElement("div");
+      const chart = new Chart({ box: box(), card: box(), line: box(), said: box() }, null);
+      chart.all = curve(0, 99_999, 100);
+      chart.fine = curve(99_000, 99_999, 1);
+      chart.half = 20;
+      chart.range = { first: 99_000, last: 99_999 };
+      let most = 0;
+      for (let step = 100_000; step < 110_000; step += 1) {
+        chart.add(curve(step, step, 1));
+        most = Math.max(most, chart.fine?.step.length ?? 0);
+      }
+      clearTimeout(chart.finer);
+      return [most, chart.range];
+    }"""
+    most, seen = page.evaluate(kept)
+    assert most < 4000
+    assert seen == {"first": 109_000, "last": 109_999}, "it still follows the end"
+
+
+def test_a_rejected_file_is_said_to_be_rejected(opened: Open, site: Site) -> None:
+    page = drawn(opened(site.url))
+    hold(lambda: site.watched > 0)
+    event = {
+        "id": 500,
+        "at": "2026-11-27T22:45:00+00:00",
+        "kind": "file-rejected",
+        "text": "a.csv: no row",
+        "fields": {},
+    }
+    site.say("events", {"events": [event], "next": None})
+    expect(page.locator("#lately li").first).to_contain_text("Rejected a.csv: no row.")
+
+
+def test_times_are_those_of_the_machine_and_that_is_said_where_the_reader_has_others(opened: Open, site: Site) -> None:
+    page = drawn(opened(site.url))
+    expect(page.locator("#version")).to_have_text("nightschool 0.4.0")
+    now = msgspec.to_builtins(madeup.now(site.run))
+    hold(lambda: site.watched > 0)
+    site.say("now", {**now, "utc_offset": -12_600})
+    expect(page.locator("#version")).to_have_text("times are those of the machine, UTC−3:30; nightschool 0.4.0")
+    expect(page.locator("#state-since")).to_have_text("since 18:34")

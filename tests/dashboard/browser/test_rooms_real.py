@@ -145,6 +145,18 @@ def test_verifies_and_takes_a_snapshot(visit: Visit, layout: Layout) -> None:
     assert (layout.snapshots / "by-hand").is_dir()
 
 
+def test_a_refused_name_stays_in_its_field_and_what_was_said_can_be_closed(visit: Visit) -> None:
+    page = visit.go("/saved")
+    name = page.get_by_label("Name (optional)")
+    name.fill("two words")
+    page.get_by_role("button", name="Take it").click()
+    expect(page.locator("#said")).to_contain_text("A snapshot cannot be called 'two words'")
+    expect(name).to_have_value("two words")
+    page.locator("#said").get_by_role("button", name="Close").click()
+    expect(page.locator("#said")).to_be_empty()
+    visit.forgive("422")
+
+
 def test_health_and_the_log(visit: Visit, layout: Layout) -> None:
     page = visit.go("/health")
     expect(page.locator(".finding").first).to_be_visible()

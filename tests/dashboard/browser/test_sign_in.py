@@ -1,7 +1,11 @@
-"""Signing in as a browser does it: what it says of where a form came from depends on the page's own headers."""
+"""Signing in with a browser, which sends more than the form."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
 from playwright.sync_api import expect
 
 from nightschool.dashboard.admission import Rules
@@ -10,20 +14,45 @@ from nightschool.dashboard.app import guarded
 from nightschool.dashboard.services import Services
 from nightschool.dashboard.signing_in import Key
 from tests.dashboard.browser.conftest import Open
-from tests.dashboard.conftest import TOKEN
-from tests.dashboard.served import served_app
+from tests.dashboard.browser.rooms_support import serving
+from tests.snapshots import made
+
+TOKEN = "a token of many letters"
 
 
-def test_who_knows_the_token_signs_in_and_is_where_they_wanted_to_be(opened: Open, services: Services) -> None:
-    key = Key(TOKEN, services.layout.root)
-    with served_app(guarded(services, ENDPOINTS, Rules(), key)) as there:
-        page = opened(f"http://127.0.0.1:{there.port}/files", troubled=True)
-        page.locator("#token").fill("not-the-token-at-all")
-        page.locator("#token").press("Enter")
-        expect(page.locator("#problem")).to_contain_text("not the token")
-        page.locator("#token").fill(TOKEN)
-        page.locator("#token").press("Enter")
-        expect(page.locator("body")).to_have_attribute("data-page", "files")
-        assert [cookie["name"] for cookie in page.context.cookies()] == [key.cookie]
-        page.context.close()
-        services.live.close()
+@pytest.fixture
+def address(tmp_path: Path) -> Iterator[str]:
+    layout = made.workspace(tmp_path / "my-model", steps=10)
+    services = Services(layout)
+    with serving(guarded(services, ENDPOINTS, Rules(), Key(TOKEN, layout.root))) as found:
+        yield found
+    services.close()
+
+
+@pytest.mark.parametrize("phone", [False, True], ids=["desk", "phone"])
+def test_a_browser_signs_in_and_is_led_on(opened: Open, address: str, shots: Path, phone: bool) -> None:
+    page = opened(f"{address}/health", phone=phone, dark=phone, troubled=True)
+    expect(page.locator("#token")).to_be_focused()
+    page.screenshot(path=shots / f"sign-in-{'phone' if phone else 'desk'}.png")
+    assert "my-model" not in page.content(), "who has not signed in is not told what this is"
+    assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+    page.locator("#token").fill("another token of letters")
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("alert")).to_contain_text("not the token of this page")
+    expect(page.locator("#token")).to_be_focused()
+    page.locator("#token").fill(TOKEN)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.locator("h1")).to_have_text("Health")
+    expect(page.locator(".finding").first).to_be_visible()
+
+
+def test_whoever_is_signed_out_meanwhile_is_asked_again(opened: Open, address: str) -> None:
+    page = opened(f"{address}/saved", troubled=True)
+    page.locator("#token").fill(TOKEN)
+    page.keyboard.press("Enter")
+    expect(page.locator("h1")).to_have_text("Checkpoints and snapshots")
+    expect(page.locator("#take")).to_be_visible()
+    page.context.clear_cookies()
+    page.get_by_role("button", name="Take it").click()
+    expect(page.locator("#token")).to_be_focused()
+    assert page.url.endswith("/sign-in?next=%2Fsaved")

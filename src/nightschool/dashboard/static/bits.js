@@ -5,6 +5,8 @@ import { fill, h } from "./dom.js";
 import { planShown } from "./telling.js";
 import { post } from "./ask.js";
 
+export { oneAtATime } from "./once.js";
+
 /** Put children into a node; what was focused, by its `data-key`, is focused again. */
 export function redraw(node, ...children) {
   const active = document.activeElement;
@@ -120,27 +122,5 @@ export function settled(work, milliseconds) {
   return (...given) => {
     clearTimeout(timer);
     timer = setTimeout(work, milliseconds, ...given);
-  };
-}
-
-/** Runs `work`, never two at a time; asked for meanwhile, it runs once more afterwards. */
-export function oneAtATime(work) {
-  let current = null;
-  let again = false;
-  const run = async () => {
-    do {
-      again = false;
-      await work();
-    } while (again);
-  };
-  return () => {
-    if (current) {
-      again = true;
-      return current;
-    }
-    current = run().finally(() => {
-      current = null;
-    });
-    return current;
   };
 }

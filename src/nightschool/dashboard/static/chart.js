@@ -96,6 +96,11 @@ export class Chart {
     const added = append(this.all, steps);
     if (added < 0) return false;
     if (this.fine !== null && this.fine.last >= before && append(this.fine, steps, this.half) < 0) this.fine = null;
+    // What is seen moves on with the end; what has been left behind is let go.
+    if (this.fine !== null && this.fine.step.length > POINTS * 3) {
+      this.fine = null;
+      this.refine();
+    }
     const files = this.marks.files;
     if (files.length) files.at(-1).last = Math.max(files.at(-1).last, this.all.last);
     if (this.range !== null && this.range.last >= before) {

@@ -38,11 +38,16 @@ export function confirm({ title, body = "", action, danger = false }) {
   });
 }
 
-/** Say a sentence on the page, for eyes and screen readers; `trouble` keeps it until the next one. */
+/** Say a sentence on the page, for eyes and screen readers; `trouble` keeps it until the next one, or until it is closed. */
 export function say(text, { trouble = false } = {}) {
   const line = document.getElementById("said");
   clearTimeout(silence);
-  fill(line, sentence(text));
+  const hush = () => {
+    say("");
+    document.getElementById("main").focus({ preventScroll: true }); // not lost with the button
+  };
+  const close = trouble && text ? h("button", { type: "button", class: "plain", on: { click: hush } }, "Close") : null;
+  fill(line, sentence(text), close);
   line.classList.toggle("trouble", trouble);
   if (text && !trouble) silence = setTimeout(() => fill(line), SAID_MS);
 }

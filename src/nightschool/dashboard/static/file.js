@@ -9,12 +9,15 @@ import { bytes, capital, count, duration, loss, share, when } from "./words.js";
 
 const FORGETTABLE = new Set(["arrived", "archived", "ready", "training", "skipped", "trained", "learned", "set_aside"]);
 
+const NEVER = new Set(["rejected", "duplicate", "forgotten"]);
+
 /** The view of one file at a time. `changed()` is called after it was forgotten. */
 export class FileView {
   constructor({ changed }) {
     this.changed = changed;
     this.node = h("article", { class: "file", hidden: true, "aria-busy": "false" });
     this.id = null;
+    this.drawn = "";
   }
 
   close() {
@@ -24,6 +27,7 @@ export class FileView {
 
   async open(id) {
     this.id = id;
+    this.drawn = "";
     fill(this.node, back(), h("p", { class: "soft" }, "Looking …"));
     await this.again();
     this.node.querySelector("h1")?.focus({ preventScroll: true });
@@ -35,8 +39,12 @@ export class FileView {
     if (id === null) return;
     try {
       const found = await get(`/api/files/${id}`);
-      if (id === this.id) redraw(this.node, back(), this.shown(found));
+      const drawn = JSON.stringify(found);
+      if (id !== this.id || drawn === this.drawn) return; // what is being read or pressed is not put anew
+      this.drawn = drawn;
+      redraw(this.node, back(), this.shown(found));
     } catch (error) {
+      this.drawn = "";
       if (id === this.id) fill(this.node, back(), h("p", { class: "note trouble" }, sentence(error.message)), button("Try again", () => this.again()));
     }
   }
@@ -44,7 +52,7 @@ export class FileView {
   shown(found) {
     const { file } = found;
     return [
-      h("h1", { class: "name", tabindex: "-1" }, file.name),
+      h("h1", { class: "name", tabindex: "-1", dataset: { key: "title" } }, file.name),
       h("p", { class: "file-state" }, h("span", { class: file.state === "training" ? "tag now" : file.state === "rejected" ? "tag trouble" : "tag" }, stateOf(file.state)), h("span", { class: "soft" }, `File ${file.id}, came ${when(file.arrived_at)}${file.learned_at ? `, learned ${when(file.learned_at)}` : ""}`)),
       reason(found),
       h("div", { class: "columns" }, this.held(found), this.effect(found)),
@@ -90,7 +98,7 @@ export class FileView {
         ["Loss over its last steps", loss(last.loss_last)],
         ["Steps", `${count(learnt.reduce((sum, one) => sum + one.steps_done, 0))} of ${count(learnt.reduce((sum, one) => sum + one.steps, 0))}`],
         ["Time", total(learnt)],
-      ) : h("p", { class: "soft" }, "It is not trained yet."),
+      ) : h("p", { class: "soft" }, NEVER.has(file.state) ? "Nothing: it was not trained." : "It is not trained yet."),
       h("h3", null, "Loss on held-out rows"), held,
       first || file.holdout_rows ? h("p", { class: "soft small" }, "Loss in nats per learned token; lower is better.") : null);
   }
@@ -101,7 +109,7 @@ export class FileView {
       const body = () => ({ files: [file.id], purge });
       const done = await agree({
         path: "/api/forget", body, forgetting: true,
-        title: purge ? "Forget this file, and remove all that has seen it?" : "Forget this file?",
+        title: purge ? `Forget ${file.name}, and remove all that has seen it?` : `Forget ${file.name}?`,
         action: purge ? "Forget and remove" : "Forget it",
       });
       if (!done) return;
@@ -118,7 +126,7 @@ export class FileView {
 }
 
 function back() {
-  return h("p", { class: "back" }, h("a", { href: "#" }, "Back to all files"));
+  return h("p", { class: "back" }, h("a", { href: "#", dataset: { key: "back" } }, "Back to all files"));
 }
 
 function total(learnt) {

@@ -1,7 +1,7 @@
 // The header and the state line, on all pages.
 import { fill, put, sentence } from "./dom.js";
 import { listen } from "./live.js";
-import { capital, clock, count, foreseen, loss, setOffset, share, since } from "./words.js";
+import { capital, clock, count, ended, foreseen, loss, share, since, zone } from "./words.js";
 
 const MOODS = {
   training: "now",
@@ -20,7 +20,6 @@ let trouble = null;
 function showNow(now) {
   latest = now;
   lost = trouble = null;
-  setOffset(now.utc_offset);
   draw();
 }
 
@@ -55,7 +54,7 @@ function drawTrouble() {
   part("state").dataset.mood = "trouble";
   put(part("state-word"), "Not known");
   put(part("state-since"), latest === null ? "" : `last seen ${clock(latest.at)}`);
-  reason(trouble);
+  reason(ended(capital(trouble)));
   part("state-file").hidden = true;
   title("Not known");
 }
@@ -64,8 +63,12 @@ function drawState({ status, at, file_step, file_steps, file_seconds, version })
   part("state").dataset.mood = MOODS[status.state] ?? "quiet";
   put(part("state-word"), capital(status.state));
   put(part("state-since"), since(status.since, at));
-  reason([status.reason, status.settings_problem].filter(Boolean).join(" "));
+  // While it trains the reason is the file's name, which stands beside it.
+  const why = status.reason === status.current_file ? "" : status.reason;
+  reason([why, status.settings_problem].filter(Boolean).map((text) => ended(capital(text))).join(" "));
   const named = Boolean(status.current_file) && file_steps > 0;
+  // On a phone the room for the file is kept while there is one to come: nothing moves between two files.
+  part("state").toggleAttribute("data-rests", !status.current_file && !(status.queued && status.pid));
   part("state-file").hidden = !named;
   if (named) {
     put(part("state-name"), status.current_file);
@@ -74,7 +77,7 @@ function drawState({ status, at, file_step, file_steps, file_seconds, version })
     put(part("state-done"), `${count(file_step)} of ${count(file_steps, "step")}`);
     put(part("state-left"), foreseen(file_seconds, at) || `${share(file_step, file_steps)} done`);
   }
-  put(part("version"), `nightschool ${version}`);
+  put(part("version"), [zone() && `times are those of the machine, ${zone()}`, `nightschool ${version}`].filter(Boolean).join("; "));
   title(capital(status.state), status.state === "training" && status.loss !== null ? `loss ${loss(status.loss)}` : "");
 }
 
@@ -83,7 +86,7 @@ function reason(text) {
   if (line.dataset.text === text) return;
   line.dataset.text = text;
   line.title = text.replaceAll("`", "");
-  fill(line, sentence(capital(text)));
+  fill(line, sentence(text));
 }
 
 function title(...words) {

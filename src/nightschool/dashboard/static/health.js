@@ -5,11 +5,11 @@ import { button, facts, looked, oneAtATime, whenOpen } from "./bits.js";
 import { fill, h, sentence } from "./dom.js";
 import { listen } from "./live.js";
 import { LogView } from "./log.js";
-import { bytes, capital, count, share, when } from "./words.js";
+import { bytes, capital, count, ended, share, when } from "./words.js";
 
 const EVERY_MS = 20_000;
 const ORDER = ["trouble", "watch", "good"];
-const CALLED = { trouble: "Trouble", watch: "Look after soon", good: "Good" };
+const CALLED = { trouble: "Trouble", watch: "Worth a look", good: "Good" };
 const part = (id) => document.getElementById(id);
 
 const load = oneAtATime(async () => {
@@ -44,15 +44,15 @@ function draw(found) {
 function drawFindings(findings) {
   const sorted = [...findings].sort((a, b) => ORDER.indexOf(a.verdict) - ORDER.indexOf(b.verdict));
   const of = (verdict) => findings.filter((one) => one.verdict === verdict).length;
-  const words = of("trouble") ? `${count(of("trouble"), "thing")} in trouble.` : of("watch") ? `Nothing is in trouble; ${count(of("watch"), "thing")} to look after soon.` : "All is well.";
+  const words = of("trouble") ? `${count(of("trouble"), "thing")} in trouble.` : of("watch") ? `Nothing is in trouble; ${count(of("watch"), "thing")} ${of("watch") === 1 ? "is" : "are"} worth a look.` : "All is well.";
   fill(part("verdict"), findings.length ? words : "Nothing was looked at yet.");
   part("verdict").classList.toggle("trouble", of("trouble") > 0);
   const one = (finding) =>
     h("li", { class: `finding ${finding.verdict}` },
       h("span", { class: finding.verdict === "trouble" ? "tag trouble" : finding.verdict === "watch" ? "tag now" : "tag" }, CALLED[finding.verdict] ?? finding.verdict),
       h("div", null,
-        h("p", null, h("strong", null, capital(finding.name)), ": ", sentence(finding.text)),
-        finding.advice ? h("p", { class: "advice" }, sentence(finding.advice)) : null));
+        h("p", null, h("strong", null, capital(finding.name)), ": ", sentence(ended(finding.text))),
+        finding.advice ? h("p", { class: "advice" }, sentence(ended(finding.advice))) : null));
   fill(part("findings"), sorted.map(one));
 }
 

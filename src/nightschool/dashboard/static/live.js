@@ -1,6 +1,7 @@
 // What is new, as it happens: `listen({now, steps, events, changed, job, trouble, connection})`.
 import { get } from "./ask.js";
 import { Stream } from "./stream.js";
+import { setOffset } from "./words.js";
 
 const QUIET_MS = 20_000;
 const listeners = new Set();
@@ -9,6 +10,8 @@ let connection = null;
 let { now, problem } = firstLook();
 let heard = 0;
 let watch = null;
+// Before anybody says a time: all are those of the machine.
+if (now) setOffset(now.utc_offset);
 
 /** What the page came with, so that it can be drawn before anything is asked. */
 function firstLook() {
@@ -33,7 +36,10 @@ export function listen(calls) {
 function tell({ type, data }) {
   heard = Date.now();
   if (type === "connection") connection = data;
-  if (type === "now") now = data;
+  if (type === "now") {
+    now = data;
+    setOffset(now.utc_offset);
+  }
   if (type === "trouble") problem = data.error;
   for (const calls of [...listeners]) {
     try {

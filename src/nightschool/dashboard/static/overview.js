@@ -1,11 +1,12 @@
 // The overview: is it learning, what has it learned, what is next, is everything safe.
 import { get } from "./ask.js";
+import { oneAtATime } from "./once.js";
 import { Chart } from "./chart.js";
 import { nearest } from "./columns.js";
 import { fill, h, put, sentence } from "./dom.js";
 import { KINDS } from "./figure.js";
 import { listen } from "./live.js";
-import { ago, capital, count, duration, foreseen, loss, many, rate, roughly, when } from "./words.js";
+import { ago, capital, count, duration, ended, foreseen, loss, many, rate, roughly, when } from "./words.js";
 
 const LATELY = 7;
 const EVENTS_BACK = 200;
@@ -154,7 +155,7 @@ function lossBefore(curve) {
   const dayBefore = curve.hours.at(-1) > 24 ? curve.smooth[nearest(curve.hours, curve.hours.at(-1) - 24)] : null;
   const told = [];
   if (dayBefore !== null) told.push(`24 h of training ago ${loss(dayBefore)}`);
-  else if (began !== null) told.push(`when this file began ${loss(began)}`);
+  else if (began !== null) told.push(`when ${now?.status.current_file ? "this" : "the last"} file began ${loss(began)}`);
   return [`smoothed ${loss(smooth)}`, ...told].join("; ");
 }
 
@@ -209,7 +210,8 @@ async function readLearned() {
 
 function taught(file) {
   const learned = file.learned_at ? `learned ${when(file.learned_at, now?.at)}` : "learned";
-  if (file.holdout_before === null || file.holdout_after === null) return `${learned}; nothing was held out`;
+  if (!file.holdout_rows) return `${learned}; nothing was held out`;
+  if (file.holdout_before === null || file.holdout_after === null) return `${learned}; not measured on the rows held out`;
   return [`held-out loss ${loss(file.holdout_before)} → `, h("strong", null, loss(file.holdout_after)), ` nats per token, ${learned}`];
 }
 
@@ -223,7 +225,8 @@ async function readHealth() {
 function drawSafe() {
   if (now === null) return;
   const { last_checkpoint: checkpoint, last_snapshot: snapshot } = now.status;
-  const bad = (findings ?? []).filter((one) => one.verdict !== "good");
+  // That it does not run is said above, and makes nothing less safe.
+  const bad = (findings ?? []).filter((one) => one.verdict === "trouble" || (one.verdict === "watch" && one.name !== "machine"));
   const facts = [
     ["Last checkpoint", checkpoint ? `step ${count(checkpoint.step)}, ${when(checkpoint.written_at, now.at)}` : "none yet"],
     ["Last snapshot", snapshot ? `${snapshot.name}, step ${count(snapshot.step)}` : "none yet"],
@@ -245,7 +248,7 @@ function verdict(bad) {
   return h(
     "div",
     { class: worst.length ? "note trouble" : "note" },
-    h("p", null, sentence(told.text), " ", sentence(told.advice ?? "")),
+    h("p", null, h("strong", null, capital(told.name)), ": ", sentence(ended(told.text)), " ", sentence(ended(told.advice))),
     more > 0 && h("a", { href: "/health" }, `and ${count(more, "more thing")} to look at`),
   );
 }
@@ -269,6 +272,10 @@ function newEvents(found) {
   drawEvents();
 }
 
+function happened({ kind, text }) {
+  return kind === "file-rejected" ? `Rejected ${text}` : text;
+}
+
 function drawEvents() {
   const told = events.filter((event) => !QUIET.has(event.kind)).slice(-LATELY).toReversed();
   const item = (event) =>
@@ -276,7 +283,7 @@ function drawEvents() {
       "li",
       null,
       h("time", { class: "soft", datetime: event.at }, capital(when(event.at, now?.at))),
-      h("span", { class: TROUBLE.has(event.kind) && "trouble" }, sentence(event.text)),
+      h("span", { class: TROUBLE.has(event.kind) && "trouble" }, sentence(ended(happened(event)))),
     );
   fill(part("lately"), told.length ? h("ul", { class: "diary" }, told.map(item)) : h("p", { class: "soft" }, "Nothing has happened yet."));
 }
@@ -324,7 +331,8 @@ function takeDrops() {
 
 // --- together ---
 
-const READS = { curve: readCurve, queue: readQueue, files: readLearned, events: readEvents };
+// Never two of one kind at a time: a slow answer must not come after a newer one.
+const READS = { curve: readCurve, queue: oneAtATime(readQueue), files: oneAtATime(readLearned), events: oneAtATime(readEvents) };
 const quietly = (read) => read().catch((error) => error.name !== "AbortError" && console.warn(error.message));
 
 function changed({ what }) {

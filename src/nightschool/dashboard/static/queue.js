@@ -77,6 +77,7 @@ function drawTraining() {
   const { status } = now;
   const name = status.current_file;
   const begun = name !== null && now.file_steps > 0;
+  part("training").dataset.begun = String(begun);
   part("training").dataset.now = String(status.state === "training" && begun);
   fill(part("training-name"), begun ? name : "Nothing right now");
   const words = [];

@@ -109,7 +109,11 @@ function moment(one) {
       h("p", { class: "soft small" }, one.notes.filter(Boolean).join("; ")),
       one.damaged ? h("p", { class: "trouble" }, h("strong", null, "Damaged: "), sentence(one.damaged), ". ", h("span", { class: "soft" }, advice)) : null),
     h("div", { class: "size soft small" }, sizes.filter(Boolean).map((size) => h("span", null, size)), one.there ? h("span", { title: one.verified_at ? when(one.verified_at) : false }, verified) : null),
-    one.to !== null ? button("Go back …", () => goBack(one), { class: "small", "aria-label": `Go back to ${one.what.toLowerCase()} ${one.title} …`, dataset: { key: `${one.what}-${one.generation}-${one.to}` } }) : h("span"));
+    one.to !== null ? button("Go back …", () => goBack(one), { class: "small", "aria-label": `Go back to ${called(one)} …`, dataset: { key: `${one.what}-${one.generation}-${one.to}` } }) : h("span"));
+}
+
+function called(one) {
+  return one.what === "Checkpoint" ? `checkpoint step ${count(one.step)}` : `snapshot ${one.title}`;
 }
 
 const LATER = [
@@ -123,7 +127,7 @@ async function goBack(one) {
   const done = await agree({
     path: "/api/rollback",
     body: () => ({ to: one.to, later: later.querySelector("input:checked").value }),
-    title: `Go back to ${one.what.toLowerCase()} ${one.title}?`,
+    title: `Go back to ${called(one)}?`,
     action: "Go back",
     choices: later,
   });
@@ -140,16 +144,19 @@ async function undo() {
   if (done) load();
 }
 
+/** Do something that takes a while; gives whether it was done. */
 async function job(pressedButton, path, body) {
   pressedButton.disabled = true;
+  let done = false;
   try {
-    await followJob(await post(path, body));
+    done = (await followJob(await post(path, body))).state === "done";
   } catch (error) {
     complain(error);
   } finally {
     pressedButton.disabled = false;
   }
   load();
+  return done;
 }
 
 async function verify(event) {
@@ -163,8 +170,8 @@ part("verify").addEventListener("click", verify);
 part("take").addEventListener("submit", async (event) => {
   event.preventDefault();
   const name = part("snapshot-name").value.trim();
-  await job(event.submitter ?? part("take").querySelector("button"), "/api/snapshot", { name: name || null });
-  part("snapshot-name").value = "";
+  const done = await job(event.submitter ?? part("take").querySelector("button"), "/api/snapshot", { name: name || null });
+  if (done) part("snapshot-name").value = "";
 });
 listen({
   changed: ({ what }) => what.includes("saved") && load(),

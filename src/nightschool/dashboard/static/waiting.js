@@ -41,6 +41,7 @@ export class WaitingList {
     this.open = null; // the number of the file whose buttons are shown
     this.dragged = null;
     this.later = null;
+    this.drawn = "";
   }
 
   /** Show these files; `behind` are the next two, so that the last one shown can be moved behind the first of them. */
@@ -51,6 +52,9 @@ export class WaitingList {
     }
     this.files = [...files, ...behind];
     this.shown = files.length;
+    const drawn = JSON.stringify([files, behind, this.open]);
+    if (drawn === this.drawn) return; // what somebody is about to press is not put anew under their finger
+    this.drawn = drawn;
     redraw(this.node, files.map((file, at) => this.line(file, at)));
   }
 

@@ -84,6 +84,13 @@ export function setOffset(seconds) {
   offset = seconds === -new Date().getTimezoneOffset() * 60 ? null : seconds;
 }
 
+/** `UTC+2`, `UTC−3:30` where the machine's time is not the reader's; empty where it is. */
+export function zone() {
+  if (offset === null) return "";
+  const minutes = Math.round(Math.abs(offset) / 60);
+  return `UTC${offset < 0 ? "−" : "+"}${Math.floor(minutes / 60)}${minutes % 60 ? `:${two(minutes % 60)}` : ""}`;
+}
+
 function local(time) {
   const moment = new Date(time);
   return offset === null ? new Date(+moment - moment.getTimezoneOffset() * 60_000) : new Date(+moment + offset * 1000);
@@ -130,7 +137,7 @@ export function since(time, at = new Date()) {
 export function ago(time, at = new Date()) {
   if (time === null || time === undefined) return UNKNOWN;
   const seconds = (+new Date(at) - +new Date(time)) / 1000;
-  return seconds < 60 ? "just now" : `${roughly(Math.max(90, seconds))} ago`;
+  return seconds < 60 ? "just now" : `${roughly(seconds)} ago`;
 }
 
 // --- figures of training ---
@@ -164,6 +171,12 @@ export function share(part, whole) {
 /** The state word as a heading: `Waiting for disk` */
 export function capital(text) {
   return text ? text[0].toUpperCase() + text.slice(1) : "";
+}
+
+/** As a sentence, with a full stop where nothing ends it yet. */
+export function ended(text) {
+  const said = (text ?? "").trimEnd();
+  return !said || /[.!?:…]["'”)`]*$/.test(said) ? said : `${said}.`;
 }
 
 function digits(number, significant) {
