@@ -252,7 +252,7 @@ class PageSettings(Section):
     )  # fmt: skip
     allowed_hosts: list[str] = setting(
         "operational",
-        'Further names that the page may be asked for by, as behind a tunnel: ["night.example.org"].',
+        'Further names that the page may be asked for by, as behind a tunnel: ["night.example.org"]. Needs page.token.',
         default_factory=list,
     )
     token: Optional = setting(
@@ -270,6 +270,14 @@ class PageSettings(Section):
             raise ValueError(
                 "page.token cannot be sent as it is: use letters, digits and signs that are ASCII, and no space at "
                 "either end"
+            )
+        bad = next((name for name in self.allowed_hosts if "/" in name or not name.strip()), None)
+        if bad is not None:
+            raise ValueError(f"page.allowed_hosts: {bad!r} is no name; as in night.example.org, without https://")
+        if self.port and self.token is None and self.allowed_hosts:
+            raise ValueError(
+                f"page.allowed_hosts has {self.allowed_hosts[0]}, so others come through there, and page.token is not "
+                "set: whoever comes can read and delete all there is. Set page.token (16 characters or more)"
             )
         if self.port and self.token is None and not is_loopback(self.host):
             raise ValueError(

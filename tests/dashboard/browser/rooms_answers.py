@@ -75,6 +75,7 @@ def now(world: World) -> shapes.Now:
         generation=2,
         event=9,
         empty=not world.files,
+        file=124 if steps else None,
     )
 
 

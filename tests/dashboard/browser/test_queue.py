@@ -191,7 +191,7 @@ def test_skips_after_asking(rooms: Rooms, words: str, shelve: bool) -> None:
     dialog.get_by_label(words).check()
     dialog.get_by_role("button", name="Skip it").click()
     expect(page.locator("#said")).to_contain_text("The next file begins")
-    assert rooms.world.did("/api/skip") == [{"shelve": shelve}]
+    assert rooms.world.did("/api/skip") == [{"shelve": shelve, "file": 124}]
 
 
 def test_stops_after_saying_how_to_start_again(rooms: Rooms) -> None:

@@ -12,7 +12,8 @@ class Now(Struct, kw_only=True):
 
     `utc_offset` is what local time is ahead of UTC, in seconds. `file` is the number of the file in training (of
     several that are trained together, the first), `file_step` of its `file_steps` steps are done, and `file_seconds`
-    are left of it. `generation` counts the cuts: where it changes, the curve is another one. `event` is the number of the newest event.
+    are left of it. `generation` counts the cuts: where it changes, the curve is another one. `event` is the number of
+    the newest event.
     """
 
     at: str

@@ -126,13 +126,14 @@ async function pause() {
 
 async function skip() {
   const name = now.status.current_file;
+  const file = now.file; // while it is asked the next one may begin: that is not the one that is meant
   const how = choice("skip", "Its other steps", [
     ["back", "Wait behind all others", "it goes on from where it is now when its turn comes again"],
     ["shelve", "Are set aside", "they wait no more until you put the file back"],
   ], "back");
   const body = h("div", null, h("p", null, "The next file begins. What was learned of ", h("b", { class: "name" }, name), ` so far (${count(now.file_step)} of ${count(now.file_steps, "step")}) stays in the model.`), how);
   const ok = await confirm({ title: "Go on with the next file?", body, action: "Skip it" });
-  if (ok) act(() => post("/api/skip", { shelve: how.querySelector("input:checked").value === "shelve" }), load);
+  if (ok) act(() => post("/api/skip", { shelve: how.querySelector("input:checked").value === "shelve", file }), load);
 }
 
 async function stop() {
