@@ -84,9 +84,10 @@ export function setOffset(seconds) {
   offset = seconds === -new Date().getTimezoneOffset() * 60 ? null : seconds;
 }
 
-/** `UTC+2`, `UTC−3:30` where the machine's time is not the reader's; empty where it is. */
+/** `UTC`, `UTC+2`, `UTC−3:30` where the machine's time is not the reader's; empty where it is. */
 export function zone() {
   if (offset === null) return "";
+  if (offset === 0) return "UTC";
   const minutes = Math.round(Math.abs(offset) / 60);
   return `UTC${offset < 0 ? "−" : "+"}${Math.floor(minutes / 60)}${minutes % 60 ? `:${two(minutes % 60)}` : ""}`;
 }
