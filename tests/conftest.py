@@ -6,8 +6,13 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests import forks
+
+# How long an example takes says something about the computer, and nothing about the code.
+settings.register_profile("nightschool", deadline=None)
+settings.load_profile("nightschool")
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -20,6 +20,7 @@ import torch
 
 from nightschool import schedule
 from nightschool.errors import CheckpointError
+from nightschool.ledger import Ledger, StepRow
 from nightschool.training import checkpoint, determinism, optimizer
 from nightschool.training.loop import Loop
 from nightschool.training.state import HostBuffer, HostState
@@ -294,6 +295,18 @@ def test_what_the_controls_disturb_is_equal_while_nothing_is_broken(control: Cas
     seen: dict[int, Counter[rig.Row]] = {}
     assert disturbed(control, tmp_path / "run", seen) == control.undisturbed
     assert total(seen) == all_rows()
+
+
+def test_what_is_done_again_is_said(control: Case, tmp_path: Path) -> None:
+    layout = control.workspace(tmp_path / "run", save_steps=3)
+    drop(layout, *FILES)
+    with pytest.raises(rig.Killed):
+        rig.run(layout, on_step=rig.kill_at(8))
+    with Ledger.open(layout.ledger) as ledger:
+        ledger.steps.record([StepRow(step, 1, 2.0, 0.005, 1.0, 10, 10, 0.1) for step in (7, 8)])
+    rig.run(layout)
+    said = "Resumed from checkpoint-6. Steps 7 to 8 had been done after it, and are done again."
+    assert rig.events(layout, "resumed") == [said]
 
 
 def test_control_optimizer_not_loaded(control: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,12 +26,16 @@ log = logging.getLogger("nightschool.resume")
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run goes on: the entries, the checkpoint (None: from the base model), and the generation."""
+    """Where a run goes on: the entries, the checkpoint (None: from the base model), and the generation.
+
+    `again` steps are known to have been done after that checkpoint, and are done again.
+    """
 
     entries: list[Entry]
     folder: Path | None
     record: Record | None
     generation: int
+    again: int = 0
 
 
 def find_start(layout: Layout, ledger: Ledger, root_record: dict[str, Any]) -> Start:
@@ -54,8 +58,8 @@ def find_start(layout: Layout, ledger: Ledger, root_record: dict[str, Any]) -> S
     if choice.record is None and (choice.damaged or choice.foreign or ledger.checkpoints.newest() is not None):
         raise CheckpointError(_none_usable(layout, choice))
     _set_aside(layout, ledger, choice, generation)
-    repair(ledger, entries, choice)
-    return Start(entries, choice.folder, choice.record, generation)
+    again = repair(ledger, entries, choice)
+    return Start(entries, choice.folder, choice.record, generation, again)
 
 
 def _entries_ahead(layout: Layout, digest: str, entries: list[Entry], generation: int, ledger: Ledger) -> list[Entry]:
@@ -168,12 +172,12 @@ def _set_aside(layout: Layout, ledger: Ledger, choice: Choice, generation: int) 
             log.warning("%s was moved to %s.", path.name, target)
 
 
-def repair(ledger: Ledger, entries: list[Entry], choice: Choice) -> None:
-    """Make the ledger's view of progress that of the checkpoints."""
+def repair(ledger: Ledger, entries: list[Entry], choice: Choice) -> int:
+    """Make the ledger's view of progress that of the checkpoints; returns how many steps that takes back."""
     record, folder = choice.record, choice.folder
     done = record.step if record else 0
     with ledger.transaction():
-        ledger.steps.delete_after(done)
+        again = ledger.steps.delete_after(done)
         gone = [at for at in range(len(entries)) if curriculum.first_step(entries, at) > done]
         if gone:
             ledger.boundaries.delete_from(gone[0])
@@ -199,6 +203,17 @@ def repair(ledger: Ledger, entries: list[Entry], choice: Choice) -> None:
                 bytes_adapter=sum(path.stat().st_size for path in folder.glob("*.safetensors")),
                 bytes_optimizer=(folder / checkpoint.OPTIMIZER).stat().st_size,
             )  # fmt: skip
+    return again
+
+
+def redone(start: Start) -> str:
+    """What is done again, in a sentence; "" where nothing is."""
+    if start.record is None or not start.again:
+        return ""
+    first, last = start.record.step + 1, start.record.step + start.again
+    if first == last:
+        return f" Step {first:,} had been done after it, and is done again."
+    return f" Steps {first:,} to {last:,} had been done after it, and are done again."
 
 
 def describe(start: Start, ledger: Ledger) -> str:

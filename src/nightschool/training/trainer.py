@@ -184,7 +184,8 @@ class Trainer:
             start.folder, start.record.step, resume.describe(start, self.ledger), resume.folder_bytes(start.folder),
         )  # fmt: skip
         self.ledger.events.add(
-            "resumed", f"Resumed from {start.folder.name}.", step=start.record.step, digest=str(found),
+            "resumed", f"Resumed from {start.folder.name}.{resume.redone(start)}", step=start.record.step,
+            digest=str(found), again=start.again,
         )  # fmt: skip
         self.changes = list(start.record.numerics_changes)
         changed = determinism.changes(start.record.numerics, self.loop.numerics)
