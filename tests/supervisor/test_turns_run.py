@@ -36,7 +36,7 @@ def test_it_waits_for_the_gpu_has_it_and_lets_it_go(
         wait_until(word_is(layout, "waiting for GPU"))
         wait_until(lambda: states(layout) == {"ready": 1}, "files are taken in meanwhile")
         assert state(layout)["reason"] == f"the workspace /other (process {other.pid}) has it"
-        assert leases.somebody_waits("big-one", Path("/other")) == str(layout.root)
+        wait_until(lambda: leases.somebody_waits("big-one", Path("/other")) == str(layout.root), "others see it wait")
         assert not events(layout, "trainer.started")
 
         other.kill()

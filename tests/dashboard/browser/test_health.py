@@ -81,14 +81,15 @@ def test_older_lines_come_above_and_what_is_read_stays_where_it_is(rooms: Rooms)
     page = rooms.go("/health")
     expect(page.locator(".lines li")).to_have_count(200)
     top = page.locator(".lines li").first
-    text = top.inner_text()
+    text = top.text_content()  # also while it is not painted yet
+    assert text
     page.locator(".log").evaluate("(box) => { box.scrollTop = 0; }")
     page.get_by_role("button", name="Older lines").click()
     expect(page.locator(".lines li")).to_have_count(400)
     page.get_by_role("button", name="Older lines").click()
     expect(page.locator(".lines li")).to_have_count(480)
     expect(page.get_by_role("button", name="Older lines")).to_be_disabled()
-    assert page.locator(".lines li").nth(280).inner_text() == text
+    assert page.locator(".lines li").nth(280).text_content() == text
     assert page.locator(".lines li").all_inner_texts() == rooms.world.lines
 
 
