@@ -301,7 +301,7 @@ def test_what_is_done_again_is_said(control: Case, tmp_path: Path) -> None:
     layout = control.workspace(tmp_path / "run", save_steps=3)
     drop(layout, *FILES)
     with pytest.raises(rig.Killed):
-        rig.run(layout, on_step=rig.kill_at(8))
+        rig.run(layout, on_step=rig.kill_saved_at(8))
     with Ledger.open(layout.ledger) as ledger:
         ledger.steps.record([StepRow(step, 1, 2.0, 0.005, 1.0, 10, 10, 0.1) for step in (7, 8)])
     rig.run(layout)
