@@ -7,13 +7,15 @@ chart   a ledger with a million steps, two hundred files and the events of a yea
         that the page sets: when the curve with its axes and names is painted, and when plotly has drawn it, so that
         it can be looked at closer. The first time after the page was started (it has read nothing of the ledger
         yet), the next with a new browser, and once more with that one, which has the scripts by then
-tabs    the real trainer and the page's own process beside it. In turns: nobody watches; fifty tabs are opened,
-        each as if in a browser of its own (`benchmarks.tabs`); fifty tabs are open. Tokens per second, over those
-        of the turns in which nobody watches; and the slowest commit of the trainer's
+tabs    the real trainer and the page's own process beside it. In turns: nobody watches, twice; fifty tabs are
+        opened, each as if in a browser of its own (`benchmarks.tabs`); fifty tabs are open. The turns come in every
+        order equally often. Tokens per second, over those of both turns in which nobody watches; what these differ
+        by themselves (the control: it says what this computer can tell apart); and the trainer's slowest commit
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import queue
 import random
@@ -49,7 +51,9 @@ PATIENCE = 120.0
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BROWSER_OPTIONS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
 LOOKS = ("first", "next", "again")
-TURNS = ("alone", "opening", "open")
+TURNS = ("alone", "alone again", "opening", "open")
+ORDERS = tuple(itertools.permutations(("alone", "alone again", "open")))
+"""Tabs are opened right before they are open."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class Plan:
     Attributes:
         history, files: steps and files in the ledger of the first part.
         charts: pages that are started; each is looked at twice.
-        rounds: of the second part.
+        rounds: of the second part; a multiple of six has every order of the turns equally often.
         tabs: that are opened.
         steps: of a turn.
         hidden, layers, length: the model, and tokens per step.
@@ -78,7 +82,7 @@ class Plan:
 
 
 FULL = Plan()
-QUICK = Plan(history=100_000, charts=2, rounds=3, steps=150)
+QUICK = Plan(history=100_000, charts=2, rounds=6, steps=100)
 
 
 def measure(plan: Plan, folder: Path, only: str | None = None) -> dict[str, Any]:
@@ -231,7 +235,7 @@ def _beside(plan: Plan, base: Path, root: Path) -> dict[str, Any]:
     ]
     sequences = packing.sequences(rows, plan.length, packing=False)
     # Opening the tabs takes a while too, during which training goes on.
-    needed = (3 * plan.rounds + 1) * (4 * plan.steps + 2000)
+    needed = (3 * plan.rounds + 1) * (5 * plan.steps + 2000)
     common.add_file(layout, "text", sequences, epochs=1 + needed // len(sequences))
     with page(layout) as (url, process), _tabs(url, plan.tabs) as tabs:
         contest = _Beside(plan, process, tabs)
@@ -241,14 +245,18 @@ def _beside(plan: Plan, base: Path, root: Path) -> dict[str, Any]:
         "tabs": plan.tabs,
         "counted": contest.rounds.described(),
         "tokens_per_second": {name: common.spread([one[name]["speed"] for one in kept]) for name in TURNS},
-        "ratios": {
-            name: common.spread([one[name]["speed"] / one["alone"]["speed"] for one in kept]) for name in TURNS[1:]
-        },
+        "ratios": {name: common.spread([_over_alone(one, name) for one in kept]) for name in TURNS[1:]},
         "slowest_commit": {name: max(one[name]["commit"] for one in kept) for name in TURNS},
         "commits": {name: common.spread([c for one in kept for c in one[name]["commits"]]) for name in TURNS},
         "page_cores": {name: common.spread([one[name]["cores"] for one in kept]) for name in TURNS},
         "page_memory": common.spread([one["open"]["memory"] for one in kept]),
     }
+
+
+def _over_alone(found: dict[str, Any], name: str) -> float:
+    """The speed of a turn over that of both in which nobody watches; of the control, over the other one's."""
+    unwatched = [found["alone"]["speed"], found["alone again"]["speed"]]
+    return found[name]["speed"] / (unwatched[0] if name == "alone again" else statistics.harmonic_mean(unwatched))
 
 
 class _Tabs:
@@ -299,7 +307,7 @@ def _tabs(url: str, number: int) -> Iterator[_Tabs]:
 
 
 class _Beside:
-    """The trainer's turns with nobody who watches, with tabs that open, and with open ones."""
+    """The trainer's turns with nobody who watches, with tabs that are opened, and with open ones."""
 
     def __init__(self, plan: Plan, process: psutil.Process, tabs: _Tabs) -> None:
         self._plan, self._page, self._tabs = plan, process, tabs
@@ -317,18 +325,18 @@ class _Beside:
             yield
         for hand_in in self.rounds:
             found: dict[str, Any] = {}
-            if self.rounds.done % 2:
-                yield from self._turn(found, "alone")
-            self._tabs.tell("open")
-            yield from self._turn(found, "opening")
-            while not self._tabs.said("opened"):
-                yield
-            yield from self._turn(found, "open")
-            self._tabs.tell("close")
-            while not self._tabs.said("closed"):
-                yield
-            if "alone" not in found:
-                yield from self._turn(found, "alone")
+            for name in ORDERS[self.rounds.done % len(ORDERS)]:
+                if name != "open":
+                    yield from self._turn(found, name)
+                    continue
+                self._tabs.tell("open")
+                yield from self._turn(found, "opening")
+                while not self._tabs.said("opened"):
+                    yield
+                yield from self._turn(found, "open")
+                self._tabs.tell("close")
+                while not self._tabs.said("closed"):
+                    yield
             hand_in(found)
 
     def _turn(self, found: dict[str, Any], name: str) -> Generator[None]:
