@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 
 from nightschool.ledger import Ledger
+from tests.disk import tmp_path
+
+__all__ = ["tmp_path"]
 
 
 @pytest.fixture

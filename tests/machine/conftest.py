@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
+from tests.disk import tmp_path
 from tests.machine.whole import Machine
+
+__all__ = ["tmp_path"]
 
 Start = Callable[..., Machine]
 

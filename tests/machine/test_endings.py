@@ -58,7 +58,7 @@ def test_b5_sigterm_saves_the_last_step_and_a_second_ctrl_c_ends_at_once(layout:
     assert whole.told(layout)["step"] == steps(layout) == step
     assert whole.state(layout) == "stopped"
 
-    machine = start(layout, cold=True)
+    machine = start(layout)
     machine.wait_for(lambda: steps(layout) > step)
     hung = machine.trainer()
     os.kill(hung, signal.SIGSTOP)  # a trainer that saves for a long time
@@ -70,7 +70,7 @@ def test_b5_sigterm_saves_the_last_step_and_a_second_ctrl_c_ends_at_once(layout:
     assert machine.others() == []
     assert whole.newest(layout) == step
 
-    machine = start(layout, cold=True)
+    machine = start(layout)
     machine.wait_for(lambda: steps(layout) > step + 3 and len(whole.events(layout, "resumed")) == 2)
     assert machine.stop() == 0
     assert whole.newest(layout) == steps(layout) > step + 3

@@ -8,8 +8,10 @@ repeats nor forgets. Wall clock times are only ever subtracted; where the clock 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from nightschool.ledger import EventRow
 from nightschool.telling.message import MOST_LINES, Draft, files, line, listed
@@ -98,20 +100,12 @@ class Memory:
 
     def to_row(self) -> dict[str, Any]:
         """The form in which the ledger keeps it."""
-        return asdict(self)
+        return msgspec.to_builtins(self)
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Memory:
         """What `to_row` made."""
-        found = dict(row)
-        found["held"] = {kind: Held(**held) for kind, held in found["held"].items()}
-        found["last"] = {kind: (float(at), str(text)) for kind, (at, text) in found["last"].items()}
-        found["troubles"] = {key: Trouble(**trouble) for key, trouble in found["troubles"].items()}
-        night = dict(found["night"])
-        for name in ("learned", "rejected", "snapshots", "trouble"):
-            night[name] = Held(**night[name])
-        found["night"] = Night(**night)
-        return cls(**found)
+        return msgspec.convert(row, cls)
 
     def hold(self, kind: str, text: str, now: float) -> None:
         """Have one more thing of this kind told."""
