@@ -1,7 +1,8 @@
 // Small things that the views share.
 
-import { complain, confirm, followJob, say } from "./dialog.js";
+import { complain, confirm, say } from "./dialog.js";
 import { fill, h } from "./dom.js";
+import { followJob } from "./jobs.js";
 import { planShown } from "./telling.js";
 import { post } from "./ask.js";
 
