@@ -104,6 +104,18 @@ def test_searches_in_the_log(rooms: Rooms) -> None:
     expect(page.locator(".lines li")).to_have_count(200)
 
 
+def test_on_a_phone_the_settings_are_folded_and_take_few_lines_each(rooms: Rooms) -> None:
+    page = rooms.go("/health", NARROW)
+    rows = page.locator("#settings tr")
+    expect(rows).to_have_count(3)
+    expect(rows.first).to_be_hidden()
+    page.locator("#settings-box summary").click()
+    expect(rows.first).to_be_visible()
+    line = page.locator("#settings").evaluate("(node) => parseFloat(getComputedStyle(node).lineHeight)")
+    heights = rows.evaluate_all("(all) => all.map((one) => one.getBoundingClientRect().height)")
+    assert max(heights) < 5 * line, "name and value, and where it comes from beside when a change counts"
+
+
 def test_an_empty_machine_says_so(rooms: Rooms) -> None:
     rooms.world = World(training=None)
     page = rooms.go("/health", NARROW)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from tests.dashboard.browser.rooms import HOSTILE, World
 from tests.dashboard.browser.rooms_answers import begun, ended
@@ -106,6 +106,29 @@ def test_an_undone_state_that_its_step_does_not_name_alone_is_not_offered(rooms:
 
 def _fields(one: Any) -> dict[str, Any]:
     return {name: getattr(one, name) for name in one.__struct_fields__}
+
+
+def test_on_a_phone_what_can_be_chosen_is_in_sight_of_a_long_plan(rooms: Rooms) -> None:
+    page = rooms.go("/saved", NARROW)
+    moment(page, "2026-11-27").get_by_role("button", name="Go back").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("1,020 steps undone")
+    buttons = [dialog.get_by_role("button", name=name) for name in ("Leave it as it is", "Go back")]
+
+    def below(locator: Locator) -> float:
+        box = locator.bounding_box()
+        assert box is not None
+        return box["y"] + box["height"]
+
+    assert dialog.evaluate("(node) => node.scrollHeight - node.clientHeight") > 0, "there is more to read than fits"
+    assert dialog.evaluate("(node) => node.scrollTop") == 0, "it is read from its beginning"
+    assert max(below(one) for one in buttons) <= below(dialog) <= NARROW[1]
+    # At its end the last words stand above the buttons.
+    dialog.evaluate("(node) => { node.scrollTop = node.scrollHeight; }")
+    box = dialog.locator(".actions").bounding_box()
+    assert box is not None
+    assert below(dialog.locator(".plan p").last) <= box["y"]
+    assert below(buttons[0]) <= below(dialog)
 
 
 def test_escape_leaves_everything_as_it_is(rooms: Rooms) -> None:

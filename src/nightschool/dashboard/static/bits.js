@@ -76,7 +76,6 @@ export async function agree({ path, body, title, action, choices = null, forgett
     for (let refused = null; ; ) {
       await look();
       const answer = confirm({ title, body: h("div", null, refused, around), action, danger });
-      around.closest("dialog").scrollTop = 0; // on a phone the button that has the focus is below what is to be read
       if (!(await answer) || agreed === null) return false;
       try {
         return (await followJob(await post(path, agreed))).state === "done";
