@@ -111,9 +111,14 @@ def test_on_a_phone_the_settings_are_folded_and_take_few_lines_each(rooms: Rooms
     expect(rows.first).to_be_hidden()
     page.locator("#settings-box summary").click()
     expect(rows.first).to_be_visible()
-    line = page.locator("#settings").evaluate("(node) => parseFloat(getComputedStyle(node).lineHeight)")
-    heights = rows.evaluate_all("(all) => all.map((one) => one.getBoundingClientRect().height)")
-    assert max(heights) < 5 * line, "name and value, and where it comes from beside when a change counts"
+    # Its name and value side by side, and below them where it comes from and when a change counts.
+    cells = rows.first.locator("td")
+    name, value, source, effect = cells.evaluate_all("(all) => all.map((one) => one.getBoundingClientRect().bottom)")
+    tops = cells.evaluate_all("(all) => all.map((one) => one.getBoundingClientRect().top)")
+    assert tops[1] < name
+    assert tops[0] < value
+    assert tops[3] < source
+    assert tops[2] < effect
 
 
 def test_an_empty_machine_says_so(rooms: Rooms) -> None:
