@@ -55,7 +55,7 @@ def test_what_stands_behind_the_sign_of_number_in_an_address_is_not_lost(opened:
     assert page.url == f"{address}/files#2"
     # And where it is only found out by what the page asks for.
     page.context.clear_cookies()
-    page.evaluate("location.hash = '#1'")
+    page.evaluate("() => { setTimeout(() => { location.hash = '#1'; }, 50); }")
     expect(page.locator("#token")).to_be_focused()
     page.locator("#token").fill(TOKEN)
     page.keyboard.press("Enter")
