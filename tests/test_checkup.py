@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from nightschool import checkup, durable, gpus
+from nightschool import checkup, durable, gpus, inforce
 from nightschool.checkup import around, night, rehearsing, sizes
 from nightschool.forecast import Rates, Work
 from nightschool.ledger import Ledger
@@ -177,6 +177,65 @@ def test_notifications(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> N
     for there, verdict in ((None, "bad"), (object(), "good")):
         monkeypatch.setattr(around, "find_spec", lambda _, there=there: there)
         assert around.notifications(with_(settings, "notify", urls=["mailto://x"])).verdict == verdict
+
+
+TOKEN = "a-token-of-some-length"
+
+
+@pytest.mark.parametrize(
+    ("file", "folder", "readable"),
+    [(0o600, 0o755, False), (0o640, 0o755, True), (0o604, 0o755, True), (0o644, 0o700, False), (0o644, 0o701, True),
+     (0o640, 0o701, False), (0o640, 0o710, True), (0o620, 0o777, False)],
+    ids=lambda value: f"{value:o}" if value > 1 else str(value),
+)  # fmt: skip
+def test_whether_others_can_read_what_is_secret(
+    layout: Layout, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: int, folder: int,
+    readable: bool,
+) -> None:  # fmt: skip
+    # Where the tests' own folders lie is no matter of this: only the workspace's is looked at.
+    monkeypatch.setattr(around, "_on_the_way", lambda path: [layout.root])
+    layout.settings_file.chmod(file)
+    layout.root.chmod(folder)
+    secret = with_(settings, "page", token=TOKEN)
+    (found,) = around.secrets(layout, secret)
+    assert found.verdict == ("note" if readable else "good")
+    assert "page.token in nightschool.toml" in found.found
+    assert (f"chmod 600 {layout.settings_file}" in found.advice) == readable
+    assert TOKEN not in str(found)
+    # The control: nothing is said where nothing is secret.
+    assert [*around.secrets(layout, settings)] == []
+
+
+def test_the_copy_that_the_machine_goes_by_is_looked_at_too(
+    layout: Layout, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(around, "_on_the_way", lambda path: [])
+    hook = with_(settings, "notify", webhook="http://x")
+    inforce.accept(layout, layout.settings_file.read_bytes())
+    layout.accepted_settings.chmod(0o644)
+    layout.settings_file.chmod(0o600)
+    (found,) = around.secrets(layout, hook)
+    assert found.verdict == "note"
+    assert f"notify.webhook in {layout.accepted_settings.relative_to(layout.root)}" in found.found
+    assert "token" not in found.advice
+    layout.accepted_settings.chmod(0o600)
+    assert [one.verdict for one in around.secrets(layout, hook)] == ["good"]
+
+
+def test_every_folder_on_the_way_to_a_file_is_looked_at(tmp_path: Path) -> None:
+    inner = tmp_path / "a" / "b"
+    inner.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(inner)
+    assert [*around._on_the_way(tmp_path / "link" / "x")][:3] == [inner, tmp_path / "a", tmp_path]
+
+
+def test_the_doctor_says_when_others_can_read_the_token(here: Run, layout: Layout) -> None:
+    text = layout.settings_file.read_text()
+    assert "secrets" not in {one["what"] for one in here("doctor", "--json").json}
+    layout.settings_file.write_text(text.replace("[page]\n", f'[page]\ntoken = "{TOKEN}"\n'))
+    layout.settings_file.chmod(0o600)
+    (found,) = [one for one in here("doctor", "--json").json if one["what"] == "secrets"]
+    assert found["verdict"] == "good"
 
 
 def test_another_program_on_the_gpu_is_named_and_our_own_is_not(monkeypatch: pytest.MonkeyPatch) -> None:

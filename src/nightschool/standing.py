@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from nightschool.forecast import steps_done
 from nightschool.ledger import Ledger
 from nightschool.ledger.machine import SETTINGS_PROBLEM
 from nightschool.ordering import current
-from nightschool.settings import LORA_DEFAULTS, Settings, load_settings, sections
+from nightschool.settings import LORA_DEFAULTS, Settings, parse_settings, read_toml, sections
 from nightschool.settings.changes import each
 from nightschool.workspace import SETTINGS_NAME, Layout
 
@@ -73,8 +72,8 @@ def standing_of(layout: Layout, ledger: Ledger) -> Standing:
     running = durable.holder(layout.supervisor_lock) is not None
     problem = None
     try:
-        loaded = load_settings(layout.settings_file)
-        raw = tomllib.loads(layout.settings_file.read_text(encoding="utf-8"))
+        raw = read_toml(layout.settings_file)  # once: it may be another one a moment later
+        loaded = parse_settings(raw, str(layout.settings_file), base=layout.root)
     except SettingsError as error:
         if not running:
             raise

@@ -74,5 +74,5 @@ def test_what_would_be_rejected_is_said(cli: Run, layout: Layout, tmp_path: Path
     found = cli("-C", layout.root, "preview", path)
     assert found.code == 0
     assert "the keys of the row are not known" in found.out
-    assert "It would be rejected: 1 of its 1 rows" in found.out
+    assert "It would be rejected: its one row cannot be used" in found.out
     assert cli("-C", layout.root, "preview", tmp_path / "none.jsonl").code == 7

@@ -13,6 +13,7 @@ from nightschool.dashboard import acts, uploads
 from nightschool.dashboard.admission import Rules
 from nightschool.dashboard.app import guarded
 from nightschool.dashboard.endpoints import Endpoint
+from nightschool.dashboard.jobs import OVER
 from nightschool.dashboard.services import Services
 from nightschool.workspace import Layout
 
@@ -45,7 +46,7 @@ class Asked:
     def ended(self, job: dict[str, Any]) -> dict[str, Any]:
         """The job, once it has ended."""
         end = time.monotonic() + 60
-        while (found := self.get(f"/api/jobs/{job['id']}"))["state"] not in ("done", "failed"):
+        while (found := self.get(f"/api/jobs/{job['id']}"))["state"] not in OVER:
             assert time.monotonic() < end, f"it does not end: {found}"
             time.sleep(0.01)
         return found

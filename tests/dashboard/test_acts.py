@@ -8,6 +8,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -202,8 +203,72 @@ def test_verify_reads_every_byte_and_keeps_what_it_found(page: Asked, layout: La
     ]  # fmt: skip
 
 
+def test_a_long_verify_holds_up_neither_a_snapshot_nor_a_rollback_and_is_given_up(
+    page: Asked, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nightschool.durable import files
+    from nightschool.snapshots.verified import verified
+
+    made.checkpoint(layout, 10)
+    made.checkpoint(layout, 20)
+    reached, go_on = threading.Event(), threading.Event()
+    real = os.readv
+
+    def slow(fd: int, buffers: Any) -> int:
+        if threading.current_thread().name == "reading jobs":
+            reached.set()
+            assert go_on.wait(30)
+        return real(fd, buffers)
+
+    monkeypatch.setattr(files.os, "readv", slow)
+    verify = page.post("/api/verify", status=202)
+    assert reached.wait(30)
+    assert page.ended(page.post("/api/snapshot", {"name": "meanwhile"}, 202))["state"] == "done"
+    plan = page.post("/api/rollback/plan", {"to": "10"})
+    back = page.ended(page.post("/api/rollback", {"to": "10", "digest": plan["digest"]}, 202))
+    assert back["state"] == "done"
+    assert "half done" not in page.delete(f"/api/jobs/{back['id']}")["said"]  # it has ended, as it ended
+    assert page.get(f"/api/jobs/{verify['id']}")["can_give_up"]
+    page.delete(f"/api/jobs/{verify['id']}")
+    go_on.set()
+    ended = page.ended(verify)
+    assert (ended["state"], ended["said"]) == ("given up", "Reading every saved state was given up.")
+    assert verified(layout) == {}
+
+
+def test_only_verify_is_done_beside_other_jobs(page: Asked, layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    made.checkpoint(layout, 10)
+    made.checkpoint(layout, 20)
+    begun: list[tuple[str, bool]] = []
+    real = page.services.jobs.start
+
+    def start(what: str, act: Any, *, reads: bool = False) -> shapes.Job:
+        begun.append((what.split()[0], reads))
+        return real(what, act, reads=reads)
+
+    monkeypatch.setattr(page.services.jobs, "start", start)
+    for path, ask in (("/api/rollback", {"to": "10"}), ("/api/forget", {"files": [1]})):
+        plan = page.post(f"{path}/plan", ask)
+        page.ended(page.post(path, {**ask, "digest": plan["digest"]}, 202))
+    page.ended(page.post("/api/snapshot", status=202))
+    page.ended(page.post("/api/verify", status=202))
+    assert begun == [("Rollback", False), ("Forgetting", False), ("A", False), ("Reading", True)]
+
+
+def test_what_is_changed_is_not_given_up_half_way(page: Asked, layout: Layout) -> None:
+    made.checkpoint(layout, 10)
+    plan = page.post("/api/rollback/plan", {"to": "10"})
+    with durable.Lock(layout.trainer_lock, "the trainer"):
+        job = page.post("/api/rollback", {"to": "10", "digest": plan["digest"]}, 202)
+        while not page.get(f"/api/jobs/{job['id']}")["told"]:
+            pass
+        assert "half done" in page.delete(f"/api/jobs/{job['id']}", 409)
+    assert page.ended(job)["state"] == "done"
+
+
 def test_there_is_no_job_of_that_name(page: Asked) -> None:
     assert "no such job" in page.get("/api/jobs/none", 404)
+    assert "no such job" in page.delete("/api/jobs/none", 404)
 
 
 def test_a_workspace_whose_ledger_is_gone_is_told_not_raised(page: Asked, layout: Layout) -> None:
@@ -222,8 +287,8 @@ def test_every_endpoint_of_the_contract_is_there() -> None:
         ("POST", "/api/queue/move"), ("POST", "/api/queue/priority"), ("POST", "/api/queue/remove"),
         ("POST", "/api/queue/put-back"), ("POST", "/api/rollback/plan"), ("POST", "/api/rollback"),
         ("POST", "/api/forget/plan"), ("POST", "/api/forget"), ("POST", "/api/snapshot"), ("POST", "/api/verify"),
-        ("GET", "/api/jobs/{id}"), ("POST", "/api/uploads"), ("GET", "/api/uploads/{id}/preview"),
-        ("POST", "/api/uploads/{id}/add"), ("DELETE", "/api/uploads/{id}"),
+        ("GET", "/api/jobs/{id}"), ("DELETE", "/api/jobs/{id}"), ("POST", "/api/uploads"),
+        ("GET", "/api/uploads/{id}/preview"), ("POST", "/api/uploads/{id}/add"), ("DELETE", "/api/uploads/{id}"),
     }  # fmt: skip
     assert {one.path for one in ENDPOINTS if one.status == 202} == {
         "/api/rollback", "/api/forget", "/api/snapshot", "/api/verify",

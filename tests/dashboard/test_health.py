@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from nightschool import durable
+from nightschool.checkup import around
 from nightschool.dashboard import findings, health, shapes
 from nightschool.dashboard.findings import Seen
 from nightschool.dashboard.services import Services
@@ -309,6 +310,65 @@ def test_a_settings_file_that_cannot_be_read_is_a_finding_and_no_failure(layout:
     assert named(found, "settings")["verdict"] == "trouble"
     assert found["settings"] == []
     assert found["hours"] == found["notify"] == "not known: the settings cannot be read"
+
+
+def test_a_settings_file_that_is_changed_while_it_is_looked_at_is_no_failure(
+    layout: Layout, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whenever it is looked at, it is another one the next time, as when somebody saves it half written."""
+    real, good = Path.read_text, layout.settings_file.read_text()
+
+    def changed(path: Path, *arguments: Any, **more: Any) -> str:
+        text = real(path, *arguments, **more)
+        if path == layout.settings_file:
+            path.write_text("[training\n" if text == good else good)
+        return text
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_text", changed)
+        for _ in range(4):
+            # What is told of one look is of one file: all of it, or that it cannot be used.
+            with Ledger.open(layout.ledger) as ledger:
+                listed, problem = health._standing(layout, ledger)
+            assert bool(listed) != bool(problem)
+            look(services)
+    assert named(look(services), "settings")["verdict"] == "good"
+
+
+def test_a_settings_file_that_may_not_be_read_is_a_finding_and_no_failure(
+    layout: Layout, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Path.read_text
+
+    def closed(path: Path, *arguments: Any, **more: Any) -> str:
+        if path == layout.settings_file:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *arguments, **more)
+
+    monkeypatch.setattr(Path, "read_text", closed)
+    assert "cannot be read: Permission denied" in named(look(services), "settings")["text"]
+
+
+@pytest.mark.parametrize(
+    ("toml", "verdict"),
+    [("", "good"), ('[notify]\nwebhook = "https://x.org/y"\n', "good"),
+     ('[notify]\nwebhook = "https://x.org/y"\non = ["learned"]\n', "watch")],
+)  # fmt: skip
+def test_that_nobody_chose_to_be_told_is_no_warning(layout: Layout, toml: str, verdict: str) -> None:
+    layout.settings_file.write_text(made.TOML + toml)
+    with services_of(layout) as services:
+        found = named(look(services), "notifications")
+    assert found["verdict"] == verdict
+    assert toml or "nobody is told" in found["text"]
+
+
+def test_that_others_can_read_the_token_is_worth_a_look(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(around, "_on_the_way", lambda path: [])
+    layout.settings_file.write_text(f'{made.TOML}[page]\ntoken = "{PASSWORD}-{PASSWORD}"\n')
+    for mode, verdict in ((0o644, "watch"), (0o600, "good")):
+        layout.settings_file.chmod(mode)
+        with services_of(layout) as services:
+            assert named(look(services), "secrets")["verdict"] == verdict
 
 
 def test_nothing_that_takes_long_is_asked(services: Services, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,15 +1,17 @@
-"""Jobs: one after another, told as they go, and never a traceback."""
+"""Jobs: what changes something one after another, told as they go, given up, and never a traceback."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from nightschool.dashboard.endpoints import Changed, NotThere, TooMuch
 from nightschool.dashboard.hands import MOST_WAITING, Hands
-from nightschool.dashboard.jobs import KEPT, TOLD, Jobs
+from nightschool.dashboard.jobs import KEPT, OVER, TOLD, Jobs, Told
 from nightschool.dashboard.shapes import Job
 from nightschool.errors import BusyError
 
@@ -19,8 +21,8 @@ WAIT = 30.0
 def over(jobs: Jobs, job: Job) -> Job:
     """The job, when it has ended: it is observed, not asked again and again."""
     ended = threading.Event()
-    end = jobs.observe(lambda news: news.id == job.id and news.state in ("done", "failed") and ended.set())
-    if jobs.get(job.id).state not in ("done", "failed"):
+    end = jobs.observe(lambda news: news.id == job.id and news.state in OVER and ended.set())
+    if jobs.get(job.id).state not in OVER:
         assert ended.wait(WAIT)
     end()
     return jobs.get(job.id)
@@ -51,6 +53,88 @@ def test_one_after_another_in_the_order_they_came() -> None:
     assert over(jobs, others[-1]).said == "c"
     assert done == ["a", "b", "c"]
     assert jobs.get(first.id).said == "Through."
+
+
+def test_what_only_reads_stands_in_nobodys_way_and_two_that_change_are_never_done_at_once() -> None:
+    jobs, reading, changing = Jobs(), Gate(), Gate()
+    reader = jobs.start("reads", reading, reads=True)
+    first, second = jobs.start("changes", changing), jobs.start("changes too", lambda _: "Done.")
+    for gate in (reading, changing):
+        assert gate.reached.wait(WAIT)
+    # Both are at their gates: beside the reader one that changes something runs, and the next waits for that one.
+    assert [jobs.get(job.id).state for job in (reader, first, second)] == ["running", "running", "waiting"]
+    changing.open.set()
+    assert over(jobs, second).state == "done"
+    assert jobs.going_on() == [jobs.get(reader.id)]
+    reading.open.set()
+    assert over(jobs, reader).said == "Through."
+
+
+class Reads:
+    """A job that reads for ever, and asks whether it shall go on."""
+
+    def __init__(self, tells: bool = False) -> None:
+        self.reached, self.tells, self.left = threading.Event(), tells, False
+
+    def __call__(self, told: Told) -> str:
+        end = time.monotonic() + WAIT
+        try:
+            while time.monotonic() < end:
+                self.reached.set()
+                told("More.") if self.tells else told.go_on()
+        finally:
+            self.left = True
+        return "It was never ended."
+
+
+@pytest.mark.parametrize("tells", [False, True])
+def test_what_reads_is_given_up_while_it_runs(tells: bool) -> None:
+    jobs, act = Jobs(), Reads(tells)
+    job = jobs.start("Reading it", act, reads=True)
+    assert act.reached.wait(WAIT)
+    assert jobs.get(job.id).can_give_up
+    jobs.give_up(job.id)
+    ended = over(jobs, job)
+    assert (ended.state, ended.said, ended.can_give_up) == ("given up", "Reading it was given up.", False)
+    assert act.left
+    assert jobs.give_up(job.id) == ended  # twice is no more than once
+    assert over(jobs, jobs.start("next", lambda _: "Done.", reads=True)).state == "done"
+
+
+def test_what_changes_something_is_given_up_only_before_it_begins() -> None:
+    jobs, gate, done = Jobs(), Gate(), list[str]()
+    running = jobs.start("first", gate)
+    waiting = jobs.start("second", lambda _: done.append("x") or "Done.")
+    assert gate.reached.wait(WAIT)
+    assert not jobs.get(running.id).can_give_up
+    with pytest.raises(BusyError, match="half done"):
+        jobs.give_up(running.id)
+    assert jobs.get(waiting.id).can_give_up
+    assert jobs.give_up(waiting.id).said == "second was given up."
+    gate.open.set()
+    assert over(jobs, running).said == "Through."
+    assert over(jobs, jobs.start("third", lambda _: "Done.")).state == "done"
+    assert done == []
+
+
+def test_a_change_that_has_just_begun_is_not_given_up_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its thread has taken it, and has not said so yet: for all others it still waits."""
+    jobs, reached, go_on = Jobs(), threading.Event(), threading.Event()
+    real = Jobs._change
+
+    def late(self: Jobs, id: str, **values: Any) -> Job:
+        if values.get("state") == "running":
+            reached.set()
+            assert go_on.wait(WAIT)
+        return real(self, id, **values)
+
+    monkeypatch.setattr(Jobs, "_change", late)
+    job = jobs.start("x", lambda told: told("It goes on.") or "Done.")
+    assert reached.wait(WAIT)
+    with pytest.raises(BusyError):
+        jobs.give_up(job.id)
+    go_on.set()
+    assert over(jobs, job).state == "done"
 
 
 def test_every_news_is_told_in_order_to_all_who_observe() -> None:

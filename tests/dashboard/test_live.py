@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable
+import threading
+from collections.abc import Callable
 from contextlib import ExitStack, aclosing
 from typing import Any
 
 import msgspec
 import pytest
 
-from nightschool.dashboard import beats, live
-from nightschool.dashboard.beats import ALL, MOST_EVENTS, MOST_STEPS, Message, Place
-from nightschool.dashboard.live import KEPT, Live, encode, pace
-from nightschool.dashboard.reader import Reader
+from nightschool.dashboard import live
+from nightschool.dashboard.beats import ALL, Message, Place
+from nightschool.dashboard.live import KEPT, encode, pace
 from nightschool.dashboard.services import Services
 from nightschool.dashboard.shapes import Done, Job
 from nightschool.errors import StorageError
@@ -23,83 +22,9 @@ from nightschool.ledger import Arrival, Ledger
 from nightschool.record import write_generation
 from nightschool.workspace import Layout
 from tests.dashboard.served import head, served
+from tests.dashboard.watched import Watched, begun, kinds, more, watching
 from tests.ledger.support import impatient, step
 from tests.snapshots import made
-
-Told = tuple[str, Any]
-
-
-class Watched:
-    """A `Live` whose seconds pass when the test says so, and what was told."""
-
-    def __init__(self, layout: Layout) -> None:
-        self.reader = Reader(layout)
-        self.waiting: asyncio.Queue[asyncio.Event] = asyncio.Queue()
-        self.live = Live(layout, self.reader, pause=self._pause)
-
-    async def _pause(self, seconds: float) -> None:
-        assert seconds == live.pace(self.live.watching)
-        passed = asyncio.Event()
-        self.waiting.put_nowait(passed)
-        await passed.wait()
-
-    async def second(self) -> None:
-        """Let a second pass, and the look after it be done."""
-        (await self.waiting.get()).set()
-        nothing = await self.waiting.get()
-        self.waiting.put_nowait(nothing)
-
-    async def passed(self) -> None:
-        """Let a second pass after which nobody looks."""
-        (await self.waiting.get()).set()
-        await asyncio.sleep(0)
-
-    async def looked(self) -> None:
-        self.waiting.put_nowait(await self.waiting.get())
-
-
-def parse(said: bytes) -> list[tuple[str, str, Any]]:
-    """Id ("" where there is none), type and data of each message."""
-    found = []
-    for part in said.decode().split("\n\n"):
-        lines = dict(line.split(": ", 1) for line in part.splitlines())
-        if "event" in lines:
-            found.append((lines.get("id", ""), lines["event"], json.loads(lines["data"])))
-    return found
-
-
-async def more(stream: AsyncIterator[bytes]) -> list[tuple[str, str, Any]]:
-    """What is told next."""
-    return parse(await asyncio.wait_for(anext(stream), 60))
-
-
-async def begun(stream: AsyncIterator[bytes]) -> list[tuple[str, str, Any]]:
-    """What a stream tells first."""
-    assert await anext(stream) == live.RETRY
-    return await more(stream)
-
-
-def watching(layout: Layout, scene: Callable[[Watched], Awaitable[None]]) -> None:
-    """Play a scene in a loop of its own."""
-
-    async def play() -> None:
-        watched = Watched(layout)
-        try:
-            await asyncio.wait_for(scene(watched), 60)
-        finally:
-            watched.live.close()
-            watched.reader.close()
-
-    asyncio.run(play())
-
-
-def _newest(layout: Layout) -> int:
-    with Ledger.open(layout.ledger) as ledger:
-        return ledger.events.newest()
-
-
-def kinds(told: list[tuple[str, str, Any]]) -> list[str]:
-    return [kind for _, kind, _ in told]
 
 
 def test_who_begins_is_told_what_is_now(layout: Layout) -> None:
@@ -286,230 +211,6 @@ def test_h7_control_a_reader_that_holds_its_lock_does(services: Services) -> Non
     holding.close()
 
 
-# --- coming back -------------------------------------------------------------------------------------------------
-
-
-def come_back(layout: Layout, after: Place, meanwhile: Callable[[Ledger], object], *, away: bool = True) -> list[Told]:
-    found: list[Told] = []
-
-    async def scene(watched: Watched) -> None:
-        with Ledger.open(layout.ledger) as ledger:
-            meanwhile(ledger)
-        async with aclosing(watched.live.stream(after, away=away)) as stream:
-            found.extend((kind, data) for _, kind, data in await begun(stream))
-
-    watching(layout, scene)
-    return found
-
-
-def test_who_comes_back_is_told_what_was_missed(layout: Layout) -> None:
-    def meanwhile(ledger: Ledger) -> None:
-        ledger.steps.record([step(41), step(42)])
-        ledger.events.add("warning", "missed")
-
-    told = come_back(layout, Place(0, _newest(layout), 40), meanwhile)
-    assert [kind for kind, _ in told] == ["steps", "events", "changed", "now"]
-    assert told[0][1]["step"] == [41, 42]
-    assert [event["text"] for event in told[1][1]["events"]] == ["missed"]
-    # Nobody knows whether these changed.
-    assert told[2][1]["what"] == ["queue", "files", "saved"]
-
-
-def test_a_page_that_was_just_made_is_told_nothing_twice(layout: Layout) -> None:
-    told = come_back(layout, Place(0, _newest(layout), 40), lambda ledger: None, away=False)
-    assert [kind for kind, _ in told] == ["now"]
-    told = come_back(layout, Place(0, _newest(layout), 40), lambda ledger: ledger.steps.record([step(41)]), away=False)
-    assert [kind for kind, _ in told] == ["steps", "changed", "now"]
-
-
-@pytest.mark.parametrize(
-    ("after", "what"),
-    [
-        (Place(3, 0, 40), list(ALL)),  # before a cut, or of another ledger
-        (Place(0, 10**9, 40), list(ALL)),  # events that are not there any more
-        (Place(0, 0, 900), ["curve", "queue", "files", "saved"]),  # steps that are gone
-        (Place(-1, 0, 0), list(ALL)),
-    ],
-)
-def test_a_place_that_is_no_more_is_told_to_ask_again(layout: Layout, after: Place, what: list[str]) -> None:
-    told = come_back(layout, after, lambda ledger: None)
-    assert next(data["what"] for kind, data in told if kind == "changed") == what
-    assert "steps" not in [kind for kind, _ in told]
-
-
-@pytest.mark.parametrize("many", [MOST_STEPS, MOST_STEPS + 1])
-def test_too_many_steps_are_asked_for(layout: Layout, many: int) -> None:
-    after = Place(0, _newest(layout), 40)
-    told = dict(come_back(layout, after, lambda ledger: ledger.steps.record([step(41 + n) for n in range(many)])))
-    assert ("steps" in told) == (many <= MOST_STEPS)
-    assert ("curve" in told["changed"]["what"]) == (many > MOST_STEPS)
-    if many <= MOST_STEPS:
-        assert len(told["steps"]["step"]) == MOST_STEPS
-
-
-def test_too_many_events_are_asked_for(layout: Layout) -> None:
-    def meanwhile(ledger: Ledger) -> None:
-        with ledger.transaction():
-            for _ in range(MOST_EVENTS + 1):
-                ledger.events.add("warning", "again")
-
-    told = dict(come_back(layout, Place(0, _newest(layout), 40), meanwhile))
-    assert set(told) == {"changed", "now"}
-    assert told["changed"]["what"] == list(ALL)
-
-
-def test_what_is_written_between_the_look_and_the_catching_up_is_told_once(layout: Layout) -> None:
-    """The steps of the catching up end where the look was; the next look tells what follows."""
-
-    async def scene(watched: Watched) -> None:
-        with Ledger.open(layout.ledger) as ledger:
-            async with aclosing(watched.live.stream(None)) as first:
-                await begun(first)
-                ledger.steps.record([step(41)])
-                async with aclosing(watched.live.stream(Place(0, _newest(layout), 38), away=True)) as back:
-                    told = await begun(back)
-                    assert told[0][2]["step"] == [39, 40]
-                    await watched.second()
-                    assert (await more(back))[0][2]["step"] == [41]
-
-    watching(layout, scene)
-
-
-def test_all_tabs_that_come_back_from_one_place_cost_one_look(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Place] = []
-    real = beats.missed
-
-    def counted(ledger: Ledger, history: Any, after: Place, *rest: Any, **named: Any) -> list[Message]:
-        asked.append(after)
-        return real(ledger, history, after, *rest, **named)
-
-    monkeypatch.setattr(beats, "missed", counted)
-
-    async def scene(watched: Watched) -> None:
-        streams = [watched.live.stream(Place(0, 0, 30), away=True) for _ in range(20)]
-        told = await asyncio.gather(*(begun(stream) for stream in streams))
-        assert all(one == told[0] for one in told)
-        for stream in streams:
-            await stream.aclose()
-
-    watching(layout, scene)
-    assert asked == [Place(0, 0, 30)]
-
-
-def test_a_place_as_text() -> None:
-    assert Place.read(str(Place(1, 22, 333))) == Place(1, 22, 333)
-    for text in ("", "1.2", "1.2.3.4", "a.1.2.3", "-1.2.3", "1.2.x", "9" * 30 + ".1.1", "1.2.3\n", "١.2.3"):
-        assert Place.read(text) is None
-
-
-# --- trouble, and the end ----------------------------------------------------------------------------------------
-
-
-def test_a_ledger_in_trouble_is_said_once_and_what_follows_is_told(layout: Layout) -> None:
-    async def scene(watched: Watched) -> None:
-        async with aclosing(watched.live.stream(None)) as stream:
-            await begun(stream)
-            hidden = layout.ledger.with_suffix(".away")
-            layout.ledger.rename(hidden)
-            for _ in range(3):
-                await watched.second()
-            told = await more(stream)
-            assert kinds(told) == ["trouble"]
-            assert told[0][2]["error"]
-            hidden.rename(layout.ledger)
-            with Ledger.open(layout.ledger) as ledger:
-                ledger.steps.record([step(41)])
-            await watched.second()
-            assert kinds(await more(stream)) == ["steps", "now"]
-
-    watching(layout, scene)
-
-
-def test_who_comes_while_the_ledger_is_in_trouble_is_told_so_too(layout: Layout) -> None:
-    async def scene(watched: Watched) -> None:
-        hidden = layout.ledger.with_suffix(".away")
-        async with aclosing(watched.live.stream(None)) as first:
-            await begun(first)
-            layout.ledger.rename(hidden)
-            await watched.second()
-            assert kinds(await more(first)) == ["trouble"]
-            async with aclosing(watched.live.stream(None)) as second:
-                assert kinds(await begun(second)) == ["trouble"]
-        await watched.passed()  # nobody watches now
-        async with aclosing(watched.live.stream(None)) as again:
-            assert kinds(await begun(again)) == ["trouble"]
-            hidden.rename(layout.ledger)
-            await watched.second()
-            assert kinds(await more(again)) == ["now"]
-
-    watching(layout, scene)
-
-
-class Odd(msgspec.Struct):
-    what: Any
-
-
-def test_news_that_cannot_be_written_down_do_not_end_the_stream(
-    layout: Layout, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def scene(watched: Watched) -> None:
-        async with aclosing(watched.live.stream(None)) as stream:
-            await begun(stream)
-            with monkeypatch.context() as broken:
-                broken.setattr(beats, "told", lambda *_: [Message("now", Odd(what=object()))])
-                await watched.second()
-                assert kinds(await more(stream)) == ["trouble"]
-            await watched.second()
-            assert kinds(await more(stream)) == ["now"]
-
-    watching(layout, scene)
-
-
-def test_what_was_missed_is_asked_for_again_where_it_could_not_be_read(
-    layout: Layout, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def busy(*_: Any, **__: Any) -> list[Message]:
-        raise StorageError("The ledger is busy.")
-
-    async def scene(watched: Watched) -> None:
-        async with aclosing(watched.live.stream(None)) as other:
-            await begun(other)
-            after = Place(0, _newest(layout), 38)
-            with monkeypatch.context() as broken:
-                broken.setattr(beats, "missed", busy)
-                stream = watched.live.stream(after, away=True)
-                told = await begun(stream)
-                # Without an id, and at its end: a browser comes back and says the place that it knows.
-                assert [(id, kind) for id, kind, _ in told] == [("", "trouble")]
-                with pytest.raises(StopAsyncIteration):
-                    await anext(stream)
-            await watched.second()
-            async with aclosing(watched.live.stream(after, away=True)) as stream:
-                told = await begun(stream)
-                assert [data["step"] for _, kind, data in told if kind == "steps"] == [[39, 40]]
-
-    watching(layout, scene)
-
-
-def test_a_mistake_of_ours_does_not_end_the_stream(
-    layout: Layout, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def scene(watched: Watched) -> None:
-        async with aclosing(watched.live.stream(None)) as stream:
-            await begun(stream)
-            with monkeypatch.context() as broken:
-                broken.setattr(beats, "look", lambda *_: 1 // 0)
-                await watched.second()
-                await watched.second()
-                assert kinds(await more(stream)) == ["trouble"]
-            await watched.second()
-            assert kinds(await more(stream)) == ["now"]
-
-    caplog.set_level("WARNING", "nightschool.page")
-    watching(layout, scene)
-    assert len(caplog.records) == 1
-
-
 def test_a_job_is_told_from_any_thread(services: Services) -> None:
     async def scene() -> None:
         async with aclosing(services.live.stream(None)) as stream:
@@ -523,7 +224,36 @@ def test_a_job_is_told_from_any_thread(services: Services) -> None:
 
     asyncio.run(scene())
     # Who is not there any more is not told, and that is no accident.
-    services.live.tell("job", Job(id="1", what="", state="done", told=[], said=None))
+    services.live.tell("job", Job(id="1", what="", state="done", told=[], said=None, can_give_up=False))
+
+
+def test_who_comes_while_a_job_goes_on_is_told_of_it(services: Services) -> None:
+    """A page that is loaded anew; and one that joins others, at a moment at which nothing new is looked at."""
+    reached, go_on = threading.Event(), threading.Event()
+
+    def act(told: Callable[[str], None]) -> str:
+        told("It waits.")
+        reached.set()
+        assert go_on.wait(30)
+        return "Done."
+
+    async def scene() -> None:
+        async with aclosing(services.live.stream(None)) as first, aclosing(services.live.stream(None)) as second:
+            for stream in (first, second):
+                (job,) = [data for _, kind, data in await begun(stream) if kind == "job"]
+                assert (job["id"], job["state"], job["told"]) == (began.id, "running", ["It waits."])
+            go_on.set()
+            for stream in (first, second):
+                while (told := await more(stream))[-1][1] != "job":
+                    pass
+                assert told[-1][2]["state"] == "done"
+            # The control: one that has ended is no news for who comes now.
+            async with aclosing(services.live.stream(None)) as third:
+                assert "job" not in kinds(await begun(third))
+
+    began = services.jobs.start("Something", act)
+    assert reached.wait(30)
+    asyncio.run(scene())
 
 
 def test_the_end_ends_all_streams(layout: Layout) -> None:

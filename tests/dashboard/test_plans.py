@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nightschool.dashboard import plans
+from nightschool.dashboard import plans, shapes
 from nightschool.ledger import Ledger, StepRow
 from nightschool.record import read_generation
 from nightschool.workspace import Layout
@@ -83,6 +86,12 @@ def test_what_cannot_be_gone_back_to_is_told(page: Asked, layout: Layout) -> Non
     page.post("/api/rollback/plan", {"to": ""}, 422)
 
 
+def plan_of(shown: dict[str, Any]) -> str:
+    """The digest, but for how many steps were undone when."""
+    seen = plans.Shown.read(shown["digest"])
+    return f"{seen.plan}.{seen.traces}"
+
+
 def test_training_that_goes_on_meanwhile_is_no_change(page: Asked, layout: Layout) -> None:
     asks = [("/api/rollback", {"to": "10"}), ("/api/forget", {"files": [2]}), ("/api/forget", {"files": [4]}),
             ("/api/forget", {"files": [4], "purge": True}), ("/api/forget", {"files": [2], "purge": True})]  # fmt: skip
@@ -90,10 +99,75 @@ def test_training_that_goes_on_meanwhile_is_no_change(page: Asked, layout: Layou
     train(layout, 26, 28)
     made.checkpoint(layout, 28)
     after = [page.post(f"{path}/plan", ask) for path, ask in asks]
-    assert [plan["digest"] for plan in after] == [plan["digest"] for plan in before]
-    assert len({plan["digest"] for plan in after}) == len(asks)
+    assert [plan_of(plan) for plan in after] == [plan_of(plan) for plan in before]
+    assert len({plan_of(plan) for plan in after}) == len(asks)
+    for old, new in zip(before, after, strict=True):
+        plans.require_same(shapes.Plan(**new), old["digest"])
     assert after[0]["now"] == 28
     assert after[0] != before[0]
+
+
+AN_HOUR = 3600
+UNSEEN = {
+    "at once": (0, 3, None),
+    "within ten minutes": (500, 3, None),
+    "after an hour": (AN_HOUR, 3, plans.HAS_GROWN),
+    "after an hour in which nothing was trained": (AN_HOUR, 0, None),
+    "after the clock was set back": (-AN_HOUR, 3, plans.HAS_GROWN),
+}
+
+
+@pytest.mark.parametrize(("seconds", "steps", "refused"), UNSEEN.values(), ids=UNSEEN)
+@pytest.mark.parametrize("ask", [("/api/rollback", {"to": "10"}), ("/api/forget", {"files": [2]}),
+                                 ("/api/forget", {"files": [2], "purge": True})])  # fmt: skip
+def test_a_plan_left_open_undoes_no_more_than_ten_minutes_have_trained(
+    page: Asked, layout: Layout, ask: tuple[str, dict[str, Any]], seconds: int, steps: int, refused: str | None
+) -> None:
+    path, what = ask
+    plan = page.post(f"{path}/plan", what)
+    seen = plans.Shown.read(plan["digest"])
+    assert seen.steps == plan["now"] - plan["kept"] == 15
+    if steps:
+        train(layout, 26, 25 + steps)
+    body = {**what, "digest": str(replace(seen, at=seen.at - seconds))}
+    if refused:
+        assert page.post(path, body, 409) == refused
+        assert read_generation(layout) == 0
+        body = agreed(what, page.post(f"{path}/plan", what))  # it is shown anew, and agreed to
+    assert page.ended(page.post(path, body, 202))["state"] == "done"
+
+
+def test_what_undoes_nothing_does_not_grow(page: Asked, layout: Layout) -> None:
+    """A file that only waits is forgotten after hours, too, however far training has come."""
+    plan = page.post("/api/forget/plan", {"files": [4]})
+    seen = plans.Shown.read(plan["digest"])
+    train(layout, 26, 28)
+    made.checkpoint(layout, 28)
+    body = {"files": [4], "digest": str(replace(seen, at=seen.at - AN_HOUR))}
+    assert page.ended(page.post("/api/forget", body, 202))["state"] == "done"
+
+
+def test_what_is_trained_while_a_job_waits_for_its_turn_counts_too(page: Asked, layout: Layout) -> None:
+    plan = page.post("/api/rollback/plan", {"to": "10"})
+    reached, go_on = threading.Event(), threading.Event()
+    first = page.services.jobs.start("A long snapshot", lambda _: reached.set() or str(go_on.wait(30)))
+    assert reached.wait(30)
+    job = page.post("/api/rollback", agreed({"to": "10"}, plan), 202)
+    with pytest.MonkeyPatch.context() as patched:
+        now = time.time()
+        patched.setattr(time, "time", lambda: now + AN_HOUR)
+        train(layout, 26, 28)
+        go_on.set()
+        ended = page.ended(job)
+    assert (ended["state"], ended["said"]) == ("failed", plans.HAS_GROWN)
+    assert page.ended({"id": first.id})["state"] == "done"
+    assert read_generation(layout) == 0
+
+
+@pytest.mark.parametrize("digest", ["", "x", "a.b.c", "...", "a.-1.2.", "a.1.2" * 9, "\u0661.\u0661.\u0661"])
+def test_a_digest_that_is_none_does_nothing(page: Asked, layout: Layout, digest: str) -> None:
+    assert page.post("/api/rollback", {"to": "10", "digest": digest}, 409) == plans.HAS_CHANGED
+    assert read_generation(layout) == 0
 
 
 def begin_the_fourth(layout: Layout) -> None:

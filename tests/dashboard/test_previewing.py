@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -199,6 +201,59 @@ def test_it_is_ended_when_the_page_ends(tmp_path: Path, file: Staged) -> None:
 
     asyncio.run(ask())
     assert made_by.alive() == []
+
+
+KILLED = """
+import asyncio, sys
+from pathlib import Path
+from nightschool.dashboard.previewing import Previews
+from nightschool.dashboard.shapes import Upload
+from nightschool.dashboard.staged import Staged
+from nightschool.workspace import Layout
+
+async def here():
+    return False
+
+root = Path(sys.argv[1])
+upload = Upload(id="x", name="x.jsonl", bytes=14, looks_like="", warnings=[], expires_at="")
+file = Staged(root / "x.jsonl", upload, 1e9)
+asyncio.run(Previews(Layout(root), lambda path, rows: [sys.executable, "-c", sys.argv[2], path]).of(file, 1, here))
+"""
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["on a lifeline", "control"])
+def test_it_ends_when_the_page_is_killed(layout: Layout, file: Staged, tied: bool) -> None:
+    """The command itself, but that it reads for ever, and has started something. The control has no lifeline."""
+    root, pids = layout.root, file.path.parent / "pids"
+    reads = f"""
+import os, sys, time
+from nightschool.cli import main, preview
+def look(*_):
+    os.fork()
+    with open({str(pids)!r}, "a") as f: print(os.getpid(), file=f)
+    {SLEEPS}
+preview._look = look
+main(["-C", {str(root)!r}, "preview", *sys.argv[1:{None if tied else 2}]])
+"""
+    (root / "x.jsonl").write_text('{"text": "a"}\n')
+    page = subprocess.Popen([sys.executable, "-c", KILLED, str(root), reads])
+
+    def alive() -> list[int]:
+        return [pid for pid in map(int, pids.read_text().split() if pids.exists() else ()) if _runs(pid)]
+
+    try:
+        until(lambda: len(alive()) == 2)
+        page.kill()
+        page.wait()
+        if tied:
+            until(lambda: not alive())
+        else:
+            time.sleep(1.0)
+            assert len(alive()) == 2
+    finally:
+        page.kill()
+        for pid in alive():
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_it_stands_behind_all_other_work_without_network_and_gpu(tmp_path: Path, file: Staged) -> None:

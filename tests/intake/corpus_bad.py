@@ -35,7 +35,7 @@ def add(name: str, data: bytes, container: str | None, shape: str | None, *rows:
 
 
 def none_usable(reason: str, line: int) -> str:
-    return f"none of its 1 rows can be used: {reason} (line {line})"
+    return f"its one row cannot be used: {reason} (line {line})"
 
 
 # --- E7: nothing in it

@@ -6,11 +6,14 @@ import os
 import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from nightschool import durable
 from nightschool.cli import main
 from nightschool.ledger import Ledger
+from nightschool.record import write_generation
 from nightschool.snapshots import verified as marks
 from nightschool.workspace import Layout
 from tests.snapshots import made
@@ -89,6 +92,47 @@ def test_what_is_gone_is_forgotten_and_what_was_not_read_stays(layout: Layout) -
         CHECKPOINT: "a problem", "snapshots/2026-11-22": None,
     }  # fmt: skip
     assert "checkpoint-10" not in layout.verified.read_text()
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_a_checkpoint_that_a_cut_moves_away_and_back_while_it_is_read_is_not_called_damaged(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, cut: bool
+) -> None:
+    """Without a cut, the control, what is found missing is missing."""
+    folder, told = layout.checkpoint(20), list[str]()
+    real, away = durable.check, layout.undone / "1" / folder.name
+
+    def check(path: Path, *arguments: Any, **more: Any) -> list[str]:
+        if path == folder and not told[-1].endswith("meanwhile."):
+            away.parent.mkdir(parents=True)
+            folder.rename(away)
+            if cut:
+                write_generation(layout, 1)
+        return real(path, *arguments, **more)
+
+    def tell(text: str) -> None:
+        told.append(text)
+        if text == "Reading the snapshots.":
+            away.rename(folder)
+
+    monkeypatch.setattr(durable, "check", check)
+    with Ledger.open(layout.ledger) as ledger:
+        found = marks.read_all(layout, ledger, tell)
+    assert (found[folder] is None) == cut
+    assert ("Reading checkpoint-20 once more: it was moved meanwhile." in told) == cut
+
+
+def test_reading_can_be_ended_within_a_file(layout: Layout) -> None:
+    calls: list[int] = []
+
+    def between() -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyError("enough")
+
+    with Ledger.open(layout.ledger) as ledger, pytest.raises(KeyError):
+        marks.read_all(layout, ledger, between=between)
+    assert len(calls) == 3
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"a": 1}', '{"a": {"at": "x"}}', "[" * 100_000])

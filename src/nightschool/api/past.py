@@ -138,13 +138,16 @@ class Past(Opened):
 
         return listing(self.layout, self.settings.snapshots, _now().date())
 
-    def verify_states(self, told: Callable[[str], Any] | None = None) -> dict[str, str | None]:
+    def verify_states(
+        self, told: Callable[[str], Any] | None = None, between: Callable[[], Any] | None = None
+    ) -> dict[str, str | None]:
         """Read every checkpoint and snapshot and compare it with its hashes; what is wrong with each, or None.
 
         The names are paths in the workspace. When it was done is kept beside the ledger, for those who look later.
 
         Args:
             told: called with what is being read, in a sentence.
+            between: called again and again meanwhile; what it raises ends the reading, and nothing is kept of it.
 
         Raises:
             WorkspaceError, StorageError: the ledger is not there, or the disk refuses.
@@ -153,7 +156,7 @@ class Past(Opened):
 
         began = _now()
         with self.ledger() as ledger:
-            found = verified.read_all(self.layout, ledger, told or (lambda _: None))
+            found = verified.read_all(self.layout, ledger, told or (lambda _: None), between)
         verified.record(self.layout, found, began)
         return {verified.name_of(self.layout, folder): problem for folder, problem in found.items()}
 

@@ -53,6 +53,7 @@ def examine(find: Callable[[], Layout], rehearse: bool = False, now: datetime | 
         yield Finding("settings", "bad", str(error))
         return
     yield Finding("settings", "good", f"{layout.settings_file.name} is well-formed")
+    yield from around.secrets(layout, settings)
     yield from model(settings)
     result = None
     if rehearse:

@@ -1,16 +1,20 @@
-"""What stands around the machine: the service that starts it, who is told, and who else is on the GPU."""
+"""What stands around the machine: what starts it, who is told, who can read its secrets, who else is on the GPU."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import shlex
+import stat
+from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime
 from importlib.util import find_spec
+from pathlib import Path
 
 from nightschool import gpus, hours
 from nightschool.checkup.finding import Finding
 from nightschool.errors import NightschoolError
 from nightschool.service import manager
 from nightschool.settings import Settings
+from nightschool.settings.changes import SECRETS, each
 from nightschool.workspace import Layout
 
 INSTALL = "nightschool service install"
@@ -80,6 +84,41 @@ def notifications(settings: Settings) -> Finding:
     quiet = "" if "trouble" in notify.on else "; trouble is not among what is told (notify.on)"
     found = f"{where} address{'' if where == 1 else 'es'}{quiet}"
     return Finding("notifications", "note" if quiet else "good", found, "To try it: nightschool notify --test")
+
+
+def secrets(layout: Layout, settings: Settings) -> Iterator[Finding]:
+    """Whether others on this computer can read what is secret in the settings. Nothing where nothing is."""
+    names = [name for name, _, value in each(settings) if name in SECRETS and value]
+    if not names:
+        return
+    named = " and ".join(names)
+    # The copy that the machine goes by is as private as the file was when it was made.
+    copies = [path for path in (layout.settings_file, layout.accepted_settings) if others_can_read(path)]
+    if not copies:
+        yield Finding("secrets", "good", f"others on this computer cannot read {named} in {layout.settings_file.name}")
+        return
+    where = " and ".join(str(path.relative_to(layout.root)) for path in copies)
+    advice = f"To keep it from them: `chmod 600 {shlex.join(map(str, copies))}`"
+    if "page.token" in names:
+        advice += ". Who has the token can use the page: if somebody may have read it, choose another one."
+    yield Finding("secrets", "note", f"others on this computer can read {named} in {where}", advice)
+
+
+def others_can_read(path: Path) -> bool:
+    """Whether others than the owner and root can, by the rights of a file and of the folders on the way to it."""
+    try:
+        found, folders = path.stat(), [folder.stat() for folder in _on_the_way(path)]
+    except OSError:
+        return False
+    group = found.st_mode & stat.S_IRGRP and all(
+        folder.st_mode & (stat.S_IXGRP if folder.st_gid == found.st_gid else stat.S_IXOTH) for folder in folders
+    )
+    anybody = found.st_mode & stat.S_IROTH and all(folder.st_mode & stat.S_IXOTH for folder in folders)
+    return bool(group or anybody)
+
+
+def _on_the_way(path: Path) -> Iterable[Path]:
+    return path.resolve().parents
 
 
 def open_hours(settings: Settings, now: datetime) -> Finding:

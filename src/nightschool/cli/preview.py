@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,6 +44,7 @@ def preview(
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="Show the first sequences whole.")] = False,
     json: Json = False,
+    lifeline: Annotated[int | None, typer.Option("--lifeline", hidden=True)] = None,
 ) -> None:
     """Show what the model would see of a file: rows, tokens, steps, bad rows, and the first sequences.
 
@@ -49,6 +53,8 @@ def preview(
     from nightschool import adding
     from nightschool.intake import sidecar
 
+    if lifeline is not None:
+        threading.Thread(target=_end_with, args=(lifeline,), name="lifeline", daemon=True).start()
     settings = _settings(ctx, model)
     # As `add` takes it: a link is followed, and its own name counts, which may say what the file is.
     path, name = adding.plain_file(file), file.name
@@ -62,6 +68,16 @@ def preview(
         print_json(found.to_dict())
         return
     _show(found, settings, full)
+
+
+def _end_with(lifeline: int) -> None:
+    """End this process, and what it started, when the page that asked for it has ended: it reads for nobody then.
+
+    Nothing is ever written into the pipe: its end is that of whoever holds the other one, however it went.
+    """
+    while os.read(lifeline, 1):
+        pass
+    os.killpg(0, signal.SIGKILL)
 
 
 def _settings(ctx: typer.Context, model: str | None) -> Settings:

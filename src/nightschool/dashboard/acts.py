@@ -181,7 +181,7 @@ async def _verify(call: Call) -> Job:
     workspace = call.services.workspace
 
     def act(told: Told) -> str:
-        found = workspace.verify_states(told)
+        found = workspace.verify_states(told, told.go_on)
         bad = {name: problem for name, problem in found.items() if problem is not None}
         states = f"{len(found):,} saved state{'' if len(found) == 1 else 's'}"
         if not found:
@@ -192,11 +192,15 @@ async def _verify(call: Call) -> Job:
         more = f"; and {len(bad) - SHOWN:,} more" if len(bad) > SHOWN else ""
         raise StorageError(f"Of {states}, {len(bad):,} cannot be relied on: {shown}{more}.")
 
-    return call.services.jobs.start("Reading every saved state", act)
+    return call.services.jobs.start("Reading every saved state", act, reads=True)
 
 
 async def _job(call: Call) -> Job:
     return call.services.jobs.get(call.path["id"])
+
+
+async def _give_up(call: Call) -> Job:
+    return call.services.jobs.give_up(call.path["id"])
 
 
 def _runs(workspace: Workspace) -> bool:
@@ -254,4 +258,5 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     ),
     Endpoint("POST", "/api/verify", "Read every saved state against its hashes", _verify, Job, status=202, tag="acts"),
     Endpoint("GET", "/api/jobs/{id}", "How an act that takes a while stands", _job, Job, tag="acts"),
+    Endpoint("DELETE", "/api/jobs/{id}", "Give up what waits, or only reads", _give_up, Job, tag="acts"),
 )

@@ -6,7 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+import msgspec
+
 from nightschool import checkup
+from nightschool.checkup import around
 from nightschool.checkup.finding import Finding as Checked
 from nightschool.dashboard.shapes import Finding
 from nightschool.hours import in_words
@@ -77,6 +80,16 @@ def findings(seen: Seen) -> list[Finding]:
         *accidents(seen),
         gpu(seen),
     ]
+
+
+def notifications(settings: Settings | None) -> Iterator[Finding]:
+    """Whether somebody is told of trouble: as the doctor has it, but that nobody chose to be told is no warning. It
+    would stand here for ever, and what always warns is not read."""
+    if settings is None:
+        return
+    judged = of_doctor(around.notifications(settings))
+    unset = not settings.notify.urls and not settings.notify.webhook
+    yield msgspec.structs.replace(judged, verdict="good") if unset else judged
 
 
 def of_doctor(one: Checked) -> Finding:

@@ -156,8 +156,9 @@ def _checked(layout: Layout, settings: Settings | None, now: datetime, told: _To
     """The doctor's checks that take no time."""
     found = [*checkup.permissions(layout), *night.clock(now, night.zone_name(), night.local_offset, told.newest)]
     if settings is not None:
-        found += [around.notifications(settings), around.open_hours(settings, now)]
-    return [*(findings.of_doctor(one) for one in found), findings.finding("not looked at here", "good", MORE)]
+        found += [*around.secrets(layout, settings), around.open_hours(settings, now)]
+    judged = [*map(findings.of_doctor, found), *findings.notifications(settings)]
+    return [*judged, findings.finding("not looked at here", "good", MORE)]
 
 
 def _hours(settings: Settings | None, now: datetime) -> str:

@@ -48,6 +48,7 @@ class Live:
         layout: the workspace.
         reader: reads the ledger.
         pause: waits between two looks.
+        jobs: what takes a while and has not ended, for those who come when it was begun already.
     """
 
     def __init__(
@@ -56,10 +57,12 @@ class Live:
         reader: Reader,
         *,
         pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        jobs: Callable[[], Sequence[msgspec.Struct]] = tuple,
     ) -> None:
         self._layout = layout
         self._reader = reader
         self._pause = pause
+        self._jobs = jobs
         self._kept: deque[bytes] = deque(maxlen=KEPT)
         self._told = 0
         """How many were ever told; the last of `_kept` has this number."""
@@ -116,13 +119,14 @@ class Live:
             if self._beat is not None:
                 # Both at one moment: what is told from here on follows upon this beat.
                 at, beat = self._told, self._beat
+                jobs = encode([Message("job", job) for job in self._jobs()], None)
                 try:
                     said = await self._caught_up(after, beat, away)
                 except NightschoolError as error:
                     # No place is told, and the stream ends: who comes back asks for what was missed once more.
                     yield encode([Message("trouble", Trouble(error=str(error), kind=type(error).__name__))], None)
                     return
-                yield said
+                yield said + jobs
             while not self._closed:
                 at, said = self._since(at)
                 if said:

@@ -1,15 +1,16 @@
 """What a change of the past comes to, shown before it is done, and whether it still is what was shown.
 
-The digest of a plan covers all that decides what is undone, and not how far training has come meanwhile. It has two
-parts: of the plan itself, compared once more when the machine rests and the cut is about to be made; and of what a
-purge removes, of which only the list that was shown can be compared.
+The digest of a plan covers all that decides what is undone. How far training has come meanwhile is no other plan, or
+a person could never be quick enough; but no more than what it has come in COUNTS_SECONDS is undone unseen.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from nightschool.api import Workspace
@@ -22,6 +23,47 @@ from nightschool.snapshots.rollback import UNDO, Plan
 from nightschool.workspace import Layout
 
 HAS_CHANGED = "Something has changed since this was shown, and nothing was done. Look at it again, and confirm it then."
+COUNTS_SECONDS = 600.0
+HAS_GROWN = (
+    f"It was shown over {COUNTS_SECONDS / 60:.0f} minutes ago, and training went on: more steps would be undone than "
+    "were shown. Nothing was done. Look at it again, and confirm it then."
+)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What was shown, as it is given back: `digest` of a plan, in the order of these fields, with dots between.
+
+    Attributes:
+        plan: of what decides what is undone; compared once more when the machine rests and the cut is about to be made.
+        steps: undone.
+        at: the second at which it was made (Unix time).
+        traces: of what a purge removes, empty where there is none; only the list that was shown can be compared.
+    """
+
+    plan: str
+    steps: int
+    at: int
+    traces: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.plan}.{self.steps}.{self.at}.{self.traces}"
+
+    @classmethod
+    def read(cls, text: str) -> Shown:
+        """Raises Changed where it is none."""
+        plan, steps, at, traces = ([*text.split("."), *4 * [""]])[:4]
+        if not (steps.isdecimal() and at.isdecimal()):
+            raise Changed(HAS_CHANGED)
+        return cls(plan, int(steps), int(at), traces)
+
+    def require(self, now: Shown, *, traces: bool = True) -> None:
+        """Raise Changed unless what would be done now is what was shown."""
+        if now.plan != self.plan or (traces and now.traces != self.traces):
+            raise Changed(HAS_CHANGED)
+        # By the clock, not by steps: what is quick to train is quick to train again. One that was set back counts too.
+        if now.steps > self.steps and not 0 <= now.at - self.at <= COUNTS_SECONDS:
+            raise Changed(HAS_GROWN)
 
 
 def of_rollback(workspace: Workspace, ask: shapes.Rollback) -> shapes.Plan:
@@ -33,7 +75,7 @@ def of_rollback(workspace: Workspace, ask: shapes.Rollback) -> shapes.Plan:
     plan = workspace.rollback(ask.to, ask.later, dry_run=True)
     with workspace.ledger() as ledger:
         only_follows = ask.to == UNDO and _only_follows(ledger, plan)
-    return _shown(plan, _digest(workspace.layout, plan, only_follows))
+    return _shown(plan, _seen(workspace.layout, plan, only_follows))
 
 
 def of_forget(workspace: Workspace, ask: shapes.Forget) -> shapes.Plan:
@@ -48,15 +90,14 @@ def of_forget(workspace: Workspace, ask: shapes.Forget) -> shapes.Plan:
     with workspace.ledger() as ledger:
         only_follows = _only_follows(ledger, plan)
         unchanged = plan.cut.entries == entries_of(ledger)
-    digest = _digest(workspace.layout, plan, only_follows)
+    traces = workspace.traces(ask.files) if ask.purge else []
+    seen = _seen(workspace.layout, plan, only_follows, traces)
     if ask.purge:
-        traces = workspace.traces(ask.files)
-        purge = [trace.what for trace in traces]
-        return _shown(plan, f"{digest}.{_digest_of_traces(workspace.layout, traces)}", purge, undoable=False)
+        return _shown(plan, seen, [trace.what for trace in traces], undoable=False)
     if unchanged:
         # It was never begun: it goes, and nothing else happens. `forget.plan` counts from the newest checkpoint.
-        return _shown(plan, digest, undoable=False, untouched=True)
-    return _shown(plan, digest)
+        return _shown(plan, seen, undoable=False, untouched=True)
+    return _shown(plan, seen)
 
 
 def require_files(workspace: Workspace, files: Sequence[int]) -> None:
@@ -68,9 +109,8 @@ def require_files(workspace: Workspace, files: Sequence[int]) -> None:
 
 
 def require_same(fresh: shapes.Plan, digest: str) -> None:
-    """Raise Changed unless the plan, made just now, is the one with that digest."""
-    if fresh.digest != digest:
-        raise Changed(HAS_CHANGED)
+    """Raise Changed unless the plan, made just now, is the one that was shown with that digest."""
+    Shown.read(digest).require(Shown.read(fresh.digest))
 
 
 def still_agreed(workspace: Workspace, word: str, digest: str) -> Callable[[Plan], None]:
@@ -85,8 +125,7 @@ def still_agreed(workspace: Workspace, word: str, digest: str) -> Callable[[Plan
     def check(plan: Plan) -> None:
         with workspace.ledger() as ledger:
             only_follows = word in (UNDO, "") and _only_follows(ledger, plan)
-        if _digest(workspace.layout, plan, only_follows) != digest.partition(".")[0]:
-            raise Changed(HAS_CHANGED)
+        Shown.read(digest).require(_seen(workspace.layout, plan, only_follows), traces=False)
 
     return check
 
@@ -96,6 +135,14 @@ def _only_follows(ledger: Ledger, plan: Plan) -> bool:
     the trainer saves before the cut. Only for a plan that chooses where it starts from by itself."""
     start = plan.cut.start
     return plan.cut.entries == entries_of(ledger) and (start is None or start.where == "current")
+
+
+def _seen(layout: Layout, plan: Plan, only_follows: bool, traces: Sequence[Trace] = ()) -> Shown:
+    """What is shown of a plan that was made just now."""
+    of_traces = _digest_of_traces(layout, traces) if traces else ""
+    # What follows the newest checkpoint is saved before the cut, and not undone.
+    steps = 0 if only_follows else max(0, plan.now - plan.kept)
+    return Shown(_digest(layout, plan, only_follows), steps, int(time.time()), of_traces)
 
 
 def _digest(layout: Layout, plan: Plan, only_follows: bool) -> str:
@@ -127,7 +174,7 @@ def _hashed(value: Any) -> str:
 
 
 def _shown(
-    plan: Plan, digest: str, purge: Sequence[str] = (), *, undoable: bool | None = None, untouched: bool = False
+    plan: Plan, seen: Shown, purge: Sequence[str] = (), *, undoable: bool | None = None, untouched: bool = False
 ) -> shapes.Plan:
     undone = () if untouched else plan.undone
     return shapes.Plan(
@@ -143,5 +190,5 @@ def _shown(
         revived=plan.revived,
         undoable=plan.undoable if undoable is None else undoable,
         purge=list(purge),
-        digest=digest,
+        digest=str(seen),
     )

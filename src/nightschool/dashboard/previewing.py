@@ -1,7 +1,8 @@
 """Previews of files that were sent: `nightschool preview` in a child process, one at a time, behind all other work.
 
 What it needs (tokenizers, transformers) is large and slow, and what it reads is anybody's: neither belongs into the
-process that serves the page.
+process that serves the page. It is on a lifeline, a pipe of which only the page has the other end: where the page is
+killed, it ends too.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from nightschool.errors import BusyError, DataError
 from nightschool.workspace import Layout
 
 LIMIT_SECONDS = 300.0
-"""Of wall time, and of processor time too: the system ends what the page, having ended itself, no longer can."""
+"""Of wall time, and of processor time too."""
 MOST_WAITING = 8
 KEPT = 8
 """Previews that are remembered of one file."""
@@ -43,7 +44,8 @@ class Previews:
 
     Args:
         layout: the workspace.
-        command: what makes one: given a file and a number of rows, the program and its arguments.
+        command: what makes one: given a file and a number of rows, the program and its arguments; `--lifeline FD` is
+            added.
         limit: see LIMIT_SECONDS.
     """
 
@@ -91,14 +93,22 @@ class Previews:
     async def _make(self, staged: Staged, rows: int, gone: Gone) -> Preview:
         if await gone():
             raise BusyError("Nobody waits for this preview any more.")
-        process = await asyncio.create_subprocess_exec(
-            *self._command(staged.path, rows),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-            env=_environment(),
-        )
+        # Both ends are close-on-exec: no other child of the page holds one.
+        read_end, write_end = os.pipe()
+        try:
+            return await self._made_by(read_end, staged, rows, gone)
+        finally:
+            os.close(write_end)
+
+    async def _made_by(self, lifeline: int, staged: Staged, rows: int, gone: Gone) -> Preview:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self._command(staged.path, rows), "--lifeline", str(lifeline),
+                stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+                start_new_session=True, env=_environment(), pass_fds=(lifeline,),
+            )  # fmt: skip
+        finally:
+            os.close(lifeline)
         _put_behind(process.pid)
         work = asyncio.ensure_future(_output(process))
         watch = asyncio.ensure_future(_until(gone))

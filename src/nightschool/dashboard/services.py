@@ -23,10 +23,10 @@ class Services:
         self.layout = layout
         self.workspace = Workspace(layout)
         self.reader = Reader(layout)
-        self.live = Live(layout, self.reader)
+        self.jobs = Jobs()
+        self.live = Live(layout, self.reader, jobs=self.jobs.going_on)
         self.hands = Hands("acts")
         self.planning = Hands("plans")
-        self.jobs = Jobs()
         self.jobs.observe(lambda job: self.live.tell("job", job))
         self.uploads = Uploads(layout)
         self.previews = Previews(layout)

@@ -9,9 +9,11 @@ import errno
 import hashlib
 import os
 import stat
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nightschool.durable.effects import active, in_words, shown, sync_file, sync_folder
 from nightschool.errors import StorageError
@@ -234,12 +236,17 @@ def open_regular(path: Path) -> tuple[int, os.stat_result]:
     return fd, opened
 
 
-def hash_open_file(fd: int) -> Copied:
-    """SHA-256 and length of an open file from its present position to its end; lets other threads run meanwhile."""
+def hash_open_file(fd: int, between: Callable[[], Any] | None = None) -> Copied:
+    """SHA-256 and length of an open file from its present position to its end; lets other threads run meanwhile.
+
+    `between` is called after each chunk; what it raises ends the reading.
+    """
     digest, total, buffer = hashlib.sha256(), 0, memoryview(bytearray(CHUNK))
     while count := os.readv(fd, [buffer]):
         digest.update(buffer[:count])
         total += count
+        if between is not None:
+            between()
     return Copied(digest.hexdigest(), total)
 
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -112,15 +112,16 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def check(folder: Path, deep: bool = True) -> list[str]:
+def check(folder: Path, deep: bool = True, between: Callable[[], Any] | None = None) -> list[str]:
     """What is wrong with a sealed folder, in words that name the file; an empty list means that it is whole.
 
     Not `deep` compares sizes only, and costs no reading. Files that the manifest does not list are no problem.
+    `between` is called again and again while bytes are read; what it raises ends the reading.
     """
     manifest, problem = _load(folder)
     if manifest is None:
         return [problem]
-    problems = (_compare(folder, name, record, deep) for name, record in manifest.files.items())
+    problems = (_compare(folder, name, record, deep, between) for name, record in manifest.files.items())
     return [problem for problem in problems if problem]
 
 
@@ -233,7 +234,7 @@ def _load(folder: Path) -> tuple[Manifest | None, str]:
     return None, f"{MANIFEST} is damaged: it does not match its own hash"
 
 
-def _compare(folder: Path, name: str, record: Copied, deep: bool) -> str | None:
+def _compare(folder: Path, name: str, record: Copied, deep: bool, between: Callable[[], Any] | None) -> str | None:
     parts = PurePosixPath(name).parts
     if not parts or name.startswith("/") or ".." in parts:
         return f"{shown(name)} leads out of the folder"
@@ -254,7 +255,7 @@ def _compare(folder: Path, name: str, record: Copied, deep: bool) -> str | None:
     try:
         if found.st_size != record.bytes:
             return f"{shown(name)} has {found.st_size} bytes instead of {record.bytes}"
-        if deep and hash_open_file(fd) != record:
+        if deep and hash_open_file(fd, between) != record:
             return f"{shown(name)} has changed: its content does not match its hash"
     except OSError as error:
         return str(explain("read", path, error)).rstrip(".")

@@ -164,11 +164,12 @@ class Reading:
             raise Unusable("it holds no rows: the file is empty, or only white space")
         if self.bad.count > most * total:
             raise Unusable(
-                f"{self.bad.count} of its {total} rows cannot be used, more than data.max_bad_rows = {most:g} allows: "
-                f"{self.bad.summary()}"
+                f"{'its one row' if total == 1 else f'{self.bad.count} of its {total} rows'} cannot be used, more than "
+                f"data.max_bad_rows = {most:g} allows: {self.bad.summary()}"
             )
         if self._sequences == 0:
-            raise Unusable(f"none of its {total} rows can be used: {self.bad.summary()}")
+            which = "its one row cannot" if total == 1 else f"none of its {total} rows can"
+            raise Unusable(f"{which} be used: {self.bad.summary()}")
 
     def _shapes(self, rows: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Shape | BadRow]]:
         """Check what the rows mean."""

@@ -6,7 +6,7 @@ change is for the next file. *operational*: in no hash; a change counts at once,
 says what has to happen for it).
 """
 
-from nightschool.settings.reading import load_settings, parse_settings
+from nightschool.settings.reading import load_settings, parse_settings, read_toml
 from nightschool.settings.schema import LORA_DEFAULTS, RECIPE_VERSION, WHEN, Settings, canonical, sections
 from nightschool.settings.sections import (
     NotifySettings,
@@ -32,6 +32,7 @@ __all__ = [
     "canonical",
     "load_settings",
     "parse_settings",
+    "read_toml",
     "render_default_toml",
     "sections",
 ]

@@ -25,16 +25,26 @@ def load_settings(path: Path) -> Settings:
     """Read and check a settings file.
 
     Raises:
-        SettingsError: the file is missing or no TOML, or a key is unknown or malformed; every problem is named, with
-            the nearest known key or, for the names other trainers use, ours.
+        SettingsError: as of `read_toml`, or a key is unknown or malformed; every problem is named, with the nearest
+            known key or, for the names other trainers use, ours.
+    """
+    return parse_settings(read_toml(path), str(path), base=path.parent)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """What a settings file says, unchecked.
+
+    Raises:
+        SettingsError: it is missing, cannot be read, or is no TOML.
     """
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SettingsError(f"{path} is missing. `nightschool init` writes one.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} is not valid TOML: {error}.") from None
-    return parse_settings(raw, str(path), base=path.parent)
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}. Give this user the right to read it.") from None
 
 
 def parse_settings(raw: dict[str, Any], where: str = "settings", base: Path | None = None) -> Settings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,13 @@ class SnapshotReport:
     deep: bool
 
 
-def inspect(layout: Layout, root: dict[str, Any] | None, entries: list[Entry], deep: bool) -> list[SnapshotReport]:
+def inspect(
+    layout: Layout,
+    root: dict[str, Any] | None,
+    entries: list[Entry],
+    deep: bool,
+    between: Callable[[], Any] | None = None,
+) -> list[SnapshotReport]:
     """Look at every folder in `snapshots/`.
 
     Args:
@@ -42,15 +49,18 @@ def inspect(layout: Layout, root: dict[str, Any] | None, entries: list[Entry], d
         root: the run's root; None while there is no run.
         entries: its curriculum.
         deep: read every byte; else only sizes are looked at.
+        between: as of `durable.check`.
     """
     folder = layout.snapshots
     found = [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
     order = {one.folder: at for at, one in enumerate(states.snapshots(folder))}
     found.sort(key=lambda path: (order.get(path, len(order)), path.name))
-    return [_look(path, root, entries, deep) for path in found if path.is_dir()]
+    return [_look(path, root, entries, deep, between) for path in found if path.is_dir()]
 
 
-def _look(folder: Path, root: dict[str, Any] | None, entries: list[Entry], deep: bool) -> SnapshotReport:
+def _look(
+    folder: Path, root: dict[str, Any] | None, entries: list[Entry], deep: bool, between: Callable[[], Any] | None
+) -> SnapshotReport:
     def damaged(problem: str, step: int | None = None) -> SnapshotReport:
         return SnapshotReport(folder.name, step, problem, "", deep)
 
@@ -58,7 +68,7 @@ def _look(folder: Path, root: dict[str, Any] | None, entries: list[Entry], deep:
         one = states.read_snapshot(folder)
     except CheckpointError as error:
         return damaged(str(error).rstrip("."))
-    problems = durable.check(folder, deep=deep)
+    problems = durable.check(folder, deep=deep, between=between)
     states_in_it = [] if problems else states.of_snapshot(one)
     if not problems and not states_in_it:
         problems = [f"the record in checkpoint-{one.step} cannot be read"]

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nightschool import durable
-from nightschool.record import entries_of
+from nightschool.record import entries_of, read_generation
 from nightschool.snapshots import inspection
 from nightschool.workspace import Layout
 
@@ -70,23 +70,48 @@ def record(layout: Layout, found: Mapping[Path, str | None], began: datetime) ->
     durable.write_file(layout.verified, json.dumps(marks, indent=1, sort_keys=True) + "\n")
 
 
-def read_all(layout: Layout, ledger: Ledger, told: Callable[[str], Any] = lambda _: None) -> dict[Path, str | None]:
+def read_all(
+    layout: Layout,
+    ledger: Ledger,
+    told: Callable[[str], Any] = lambda _: None,
+    between: Callable[[], Any] | None = None,
+) -> dict[Path, str | None]:
     """Read every checkpoint and every snapshot and compare it with its hashes; the problem of each, or None.
 
     Args:
         layout, ledger: the workspace; nothing of it is locked or changed.
         told: called with what is being read, a sentence.
+        between: as of `durable.check`.
+
+    Raises:
+        CheckpointError: the generation cannot be read.
     """
     found: dict[Path, str | None] = {}
+    places: dict[Path, object] = {}
     folders = [folder for _, folder in layout.checkpoints()]
     for number, folder in enumerate(folders, 1):
         told(f"Reading {folder.name}, {number} of {len(folders)} checkpoints.")
-        found[folder] = "; ".join(durable.check(folder, deep=True)) or None
+        places[folder], found[folder] = _read(layout, folder, between)
     told("Reading the snapshots.")
-    for one in inspection.inspect(layout, ledger.machine.get("root"), entries_of(ledger), deep=True):
+    for one in inspection.inspect(layout, ledger.machine.get("root"), entries_of(ledger), deep=True, between=between):
         found[layout.snapshots / one.name] = one.problem
+    for folder in folders:
+        # A cut moves checkpoints away, and back: one that was moved while it was read only looks damaged.
+        while found[folder] and folder.is_dir() and places[folder] != _place(layout, folder):
+            told(f"Reading {folder.name} once more: it was moved meanwhile.")
+            places[folder], found[folder] = _read(layout, folder, between)
     # Retention may have taken one away meanwhile.
     return {folder: problem for folder, problem in found.items() if folder.is_dir()}
+
+
+def _read(layout: Layout, folder: Path, between: Callable[[], Any] | None) -> tuple[object, str | None]:
+    place = _place(layout, folder)
+    return place, "; ".join(durable.check(folder, deep=True, between=between)) or None
+
+
+def _place(layout: Layout, folder: Path) -> object:
+    """Differs where the folder was moved, or is another one of that name: cuts alone move them."""
+    return read_generation(layout), _written(folder)
 
 
 def _marks(layout: Layout) -> dict[str, dict[str, Any]]:

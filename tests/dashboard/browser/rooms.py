@@ -67,7 +67,9 @@ class World:
     preview: shapes.Preview | None = None
     asked: list[tuple[str, str, Any]] = field(default_factory=list)
     looked: list[str] = field(default_factory=list)
-    jobs: dict[str, int] = field(default_factory=dict)
+    jobs: dict[str, shapes.Job] = field(default_factory=dict)
+    patient: bool = False
+    """Whether a job goes on until it is given up, or a test ends it; otherwise the next look finds it done."""
     paused: bool = False
     running: bool = True
     training: str | None = "support-chats-2026-11.jsonl"

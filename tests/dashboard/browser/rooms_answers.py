@@ -300,14 +300,27 @@ def _saved(at: Any) -> None:
         id = call.path["id"]
         if id not in world.jobs:
             raise NotThere("There is no such job.")
-        return shapes.Job(id=id, what="It", state="done", told=[], said=f"Job {id} is done.")
+        if not world.patient:
+            ended(world, id, "done", f"Job {id} is done.")
+        return world.jobs[id]
+
+    @at("DELETE", "/api/jobs/{id}", shapes.Job)
+    def _(world: World, call: Call) -> shapes.Job:
+        ended(world, call.path["id"], "given up", "Reading was given up.")
+        return world.jobs[call.path["id"]]
 
 
 def begun(world: World, what: str) -> shapes.Job:
-    """A job that has begun; the next look finds it done."""
+    """A job that has begun."""
     id = f"j{len(world.jobs) + 1}"
-    world.jobs[id] = 0
-    return shapes.Job(id=id, what=what, state="waiting", told=["The trainer saves first."], said=None)
+    told, reads = ["The trainer saves first."], what == "/api/verify"
+    world.jobs[id] = shapes.Job(id=id, what=what, state="running", told=told, said=None, can_give_up=reads)
+    return world.jobs[id]
+
+
+def ended(world: World, id: str, state: str, said: str) -> None:
+    """A job has ended."""
+    world.jobs[id] = changed(world.jobs[id], state=state, said=said, can_give_up=False)
 
 
 def plan_and_do(at: Any, path: str, takes: Any, agreed: Any) -> None:
@@ -387,8 +400,13 @@ def _health(at: Any) -> None:
 async def live(get: Callable[[], World]) -> AsyncIterator[bytes]:
     """The stream: what the machine does, twice a second, and what was changed since."""
     seen: object = None
+    told_jobs: list[shapes.Job] = []
     while True:
         world = get()
+        for job in world.jobs.values() if world.patient else ():
+            if job not in told_jobs and (job.state == "running" or told_jobs):
+                yield b"event: job\ndata: " + msgspec.json.encode(job) + b"\n\n"
+                told_jobs.append(job)
         marks = msgspec.json.encode([world.queue, world.files, world.checkpoints])
         told = msgspec.json.encode(now(world))
         yield b"id: 2.9.45120\nevent: now\ndata: " + told + b"\n\n"

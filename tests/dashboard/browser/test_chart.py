@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from urllib.parse import parse_qs
 
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.dashboard.browser import madeup
 from tests.dashboard.browser.chart import drag, drawn, trace, until, window
 from tests.dashboard.browser.conftest import Open, hold
 from tests.dashboard.browser.served import Site
@@ -167,3 +169,35 @@ def test_the_right_edge_is_followed_only_where_it_is_seen(opened: Open, site: Si
     expect(page.locator("#f-steps")).to_have_text(f"{site.run.done:,} steps")
     page.wait_for_timeout(1200)
     assert window(page) == there
+
+
+def names(page: Page) -> list[str]:
+    """The names over the curve: what stands highest."""
+    found = page.evaluate("() => document.getElementById('chart').layout.annotations")
+    over = [one for one in found if one["yref"] == "paper"]
+    return [one["text"] for one in over if one["y"] == max(each["y"] for each in over)]
+
+
+@pytest.mark.parametrize("state", ["training", "idle"])
+def test_on_a_phone_the_last_file_is_named_and_a_tap_names_the_others(
+    opened: Open, weeks: madeup.Run, serve: Callable[[madeup.Run], Site], state: str
+) -> None:
+    run = weeks.copy()
+    run.state = state
+    page = drawn(opened(serve(run).url, phone=True))
+    assert len(names(page)) == 1
+    assert names(page)[0].startswith("support-chats-2026-11")
+    box = page.locator("#chart").bounding_box()
+    assert box is not None
+    page.touchscreen.tap(box["x"] + box["width"] * 0.37, box["y"] + 100)
+    expect(page.locator("#chart-card")).to_contain_text("contracts.parquet")
+
+
+def test_where_names_fit_they_are_those_of_the_widest_files(
+    opened: Open, weeks: madeup.Run, serve: Callable[[madeup.Run], Site]
+) -> None:
+    run = weeks.copy()
+    run.state = "idle"
+    page = drawn(opened(serve(run).url))
+    assert "contracts.parquet" in names(page)
+    assert len(names(page)) > 3

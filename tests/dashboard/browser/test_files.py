@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -171,12 +172,18 @@ def test_forgetting_shows_its_plan_asks_once_and_follows_the_job(
     assert rooms.world.did("/api/forget") == [{"files": [120], "purge": purge, "digest": "d1-again"}]
 
 
-def test_a_plan_that_changed_meanwhile_is_not_carried_out(rooms: Rooms) -> None:
+def test_a_plan_that_changed_meanwhile_is_not_carried_out_but_shown_anew(rooms: Rooms, shots: Path) -> None:
     page = rooms.go("/files#120")
     page.get_by_role("button", name="Forget …").click()
     expect(page.get_by_role("dialog")).to_contain_text("1,020 steps undone")
     rooms.world.digest = "d2"
     page.get_by_role("dialog").get_by_role("button", name="Forget it").click()
-    expect(page.locator("#said")).to_contain_text("What this would do has changed since it was shown.")
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_role("alert")).to_contain_text("What this would do has changed since it was shown.")
+    expect(dialog).to_contain_text("1,020 steps undone")
+    page.screenshot(path=shots / "shown-anew.png")
     assert rooms.world.jobs == {}
+    dialog.get_by_role("button", name="Forget it").click()
+    expect(page.locator("#said")).to_have_text("Job j1 is done.")
+    assert [body["digest"] for body in rooms.world.did("/api/forget")] == ["d1-again", "d2-again"]
     rooms.visits[0].forgive("409")

@@ -104,6 +104,23 @@ def test_searches_in_the_log(rooms: Rooms) -> None:
     expect(page.locator(".lines li")).to_have_count(200)
 
 
+def test_on_a_phone_the_settings_are_folded_and_take_few_lines_each(rooms: Rooms) -> None:
+    page = rooms.go("/health", NARROW)
+    rows = page.locator("#settings tr")
+    expect(rows).to_have_count(3)
+    expect(rows.first).to_be_hidden()
+    page.locator("#settings-box summary").click()
+    expect(rows.first).to_be_visible()
+    # Its name and value side by side, and below them where it comes from and when a change counts.
+    cells = rows.first.locator("td")
+    name, value, source, effect = cells.evaluate_all("(all) => all.map((one) => one.getBoundingClientRect().bottom)")
+    tops = cells.evaluate_all("(all) => all.map((one) => one.getBoundingClientRect().top)")
+    assert tops[1] < name
+    assert tops[0] < value
+    assert tops[3] < source
+    assert tops[2] < effect
+
+
 def test_an_empty_machine_says_so(rooms: Rooms) -> None:
     rooms.world = World(training=None)
     page = rooms.go("/health", NARROW)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from tests.dashboard.browser.rooms import HOSTILE, World
+from tests.dashboard.browser.rooms_answers import begun, ended
 from tests.dashboard.browser.rooms_fixtures import FORMS, Rooms
 from tests.dashboard.browser.rooms_support import NARROW, again
 
@@ -106,6 +108,29 @@ def _fields(one: Any) -> dict[str, Any]:
     return {name: getattr(one, name) for name in one.__struct_fields__}
 
 
+def test_on_a_phone_what_can_be_chosen_is_in_sight_of_a_long_plan(rooms: Rooms) -> None:
+    page = rooms.go("/saved", NARROW)
+    moment(page, "2026-11-27").get_by_role("button", name="Go back").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("1,020 steps undone")
+    buttons = [dialog.get_by_role("button", name=name) for name in ("Leave it as it is", "Go back")]
+
+    def below(locator: Locator) -> float:
+        box = locator.bounding_box()
+        assert box is not None
+        return box["y"] + box["height"]
+
+    assert dialog.evaluate("(node) => node.scrollHeight - node.clientHeight") > 0, "there is more to read than fits"
+    assert dialog.evaluate("(node) => node.scrollTop") == 0, "it is read from its beginning"
+    assert max(below(one) for one in buttons) <= below(dialog) <= NARROW[1]
+    # At its end the last words stand above the buttons.
+    dialog.evaluate("(node) => { node.scrollTop = node.scrollHeight; }")
+    box = dialog.locator(".actions").bounding_box()
+    assert box is not None
+    assert below(dialog.locator(".plan p").last) <= box["y"]
+    assert below(buttons[0]) <= below(dialog)
+
+
 def test_escape_leaves_everything_as_it_is(rooms: Rooms) -> None:
     page = rooms.go("/saved", NARROW)
     moment(page, "2026-11-27").get_by_role("button", name="Go back").click()
@@ -147,6 +172,56 @@ def test_verifies_all_after_asking(rooms: Rooms) -> None:
     page.get_by_role("dialog").get_by_role("button", name="Verify all").click()
     expect(page.locator("#said")).to_have_text("Job j1 is done.")
     assert rooms.world.did("/api/verify") == [None]
+
+
+def test_a_verify_goes_on_beside_a_snapshot_and_is_given_up(rooms: Rooms, shots: Path) -> None:
+    rooms.world.patient = True
+    page = rooms.go("/saved", NARROW)
+    page.get_by_role("button", name="Verify all now").click()
+    page.get_by_role("dialog").get_by_role("button", name="Verify all").click()
+    jobs = page.locator("#jobs li")
+    expect(jobs).to_contain_text("/api/verify … The trainer saves first.")
+    page.get_by_role("button", name="Take it").click()
+    expect(jobs).to_have_count(2)
+    # What is kept is not left half done.
+    expect(jobs.nth(1).get_by_role("button", name="Give up")).to_be_hidden()
+    page.screenshot(path=shots / "jobs.png")
+    jobs.nth(0).get_by_role("button", name="Give up").click()
+    expect(page.locator("#said")).to_have_text("Reading was given up.")
+    expect(jobs).to_have_count(1)
+    expect(page.get_by_role("button", name="Verify all now")).to_be_enabled()
+    ended(rooms.world, "j2", "done", "Took it.")
+    expect(page.locator("#said")).to_have_text("Took it.")
+    expect(jobs).to_have_count(0)
+
+
+@pytest.mark.parametrize("path", ["/saved", "/health"])
+def test_a_page_that_is_opened_while_a_job_goes_on_shows_it_and_how_it_ends(rooms: Rooms, path: str) -> None:
+    rooms.world.patient = True
+    begun(rooms.world, "/api/verify")
+    page = rooms.go(path)
+    expect(page.locator("#jobs li")).to_contain_text("/api/verify …")
+    page.reload()
+    expect(page.locator("#jobs li")).to_contain_text("/api/verify …")
+    # A second tab of this browser joins the stream of the first.
+    other = page.context.new_page()
+    other.goto(page.url)
+    expect(other.locator("#jobs li")).to_contain_text("/api/verify …")
+    ended(rooms.world, "j1", "done", "All are whole.")
+    for one in (page, other):
+        expect(one.locator("#said")).to_have_text("All are whole.")
+        expect(one.locator("#jobs li")).to_have_count(0)
+
+
+def test_a_job_that_went_with_the_server_is_not_waited_for_for_ever(rooms: Rooms) -> None:
+    rooms.world.patient = True
+    begun(rooms.world, "/api/snapshot")
+    page = rooms.go("/saved")
+    expect(page.locator("#jobs li")).to_have_count(1)
+    rooms.world.jobs.clear()
+    expect(page.locator("#said")).to_contain_text("There is no such job.")
+    expect(page.locator("#jobs li")).to_have_count(0)
+    rooms.visits[0].forgive("404")
 
 
 def test_h4_names_of_snapshots_and_reasons_are_shown_and_not_obeyed(rooms: Rooms) -> None:

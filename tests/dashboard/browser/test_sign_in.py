@@ -48,6 +48,23 @@ def test_a_browser_signs_in_and_is_led_on(opened: Open, address: str, shots: Pat
     expect(page.locator(".finding").first).to_be_visible()
 
 
+def test_what_stands_behind_the_sign_of_number_in_an_address_is_not_lost(opened: Open, address: str) -> None:
+    page = opened(f"{address}/files#2", troubled=True)
+    for token in ("another token of letters", TOKEN):
+        page.locator("#token").fill(token)
+        page.get_by_role("button", name="Sign in").click()
+    expect(page.locator("h1.name")).to_have_text("2.jsonl")
+    assert page.url == f"{address}/files#2"
+    # And where it is only found out by what the page asks for.
+    page.context.clear_cookies()
+    page.evaluate("() => { setTimeout(() => { location.hash = '#1'; }, 50); }")
+    expect(page.locator("#token")).to_be_focused()
+    page.locator("#token").fill(TOKEN)
+    page.keyboard.press("Enter")
+    expect(page.locator("h1.name")).to_have_text("1.jsonl")
+    assert page.url == f"{address}/files#1"
+
+
 def test_whoever_is_signed_out_meanwhile_is_asked_again(opened: Open, address: str) -> None:
     page = opened(f"{address}/saved", troubled=True)
     page.locator("#token").fill(TOKEN)

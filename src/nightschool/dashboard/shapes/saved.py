@@ -118,10 +118,14 @@ class TakeSnapshot(Struct, kw_only=True):
 
 
 class Job(Struct, kw_only=True):
-    """Something that takes a while. `told`: what it waits for, in sentences; `said`: how it ended."""
+    """Something that takes a while. `told`: what it waits for, in sentences; `said`: how it ended.
+
+    `can_give_up`: whether DELETE ends it now; what changes the past is not left half done.
+    """
 
     id: str
     what: str
-    state: Literal["waiting", "running", "done", "failed"]
+    state: Literal["waiting", "running", "done", "failed", "given up"]
     told: list[str]
     said: str | None
+    can_give_up: bool

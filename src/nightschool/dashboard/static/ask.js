@@ -38,7 +38,7 @@ async function ask(address, options) {
     throw new Refused(GONE, 0, "gone");
   }
   if (response.status === 401) {
-    location.assign(`/sign-in?next=${encodeURIComponent(location.pathname)}`);
+    location.assign(`/sign-in?next=${encodeURIComponent(location.pathname)}${location.hash}`);
     throw new Refused("Please sign in again.", 401, "sign in");
   }
   const found = await response.json().catch(() => null);

@@ -1,7 +1,8 @@
 // Small things that the views share.
 
-import { complain, confirm, followJob, say } from "./dialog.js";
-import { fill, h } from "./dom.js";
+import { complain, confirm, say } from "./dialog.js";
+import { fill, h, sentence } from "./dom.js";
+import { followJob } from "./jobs.js";
 import { planShown } from "./telling.js";
 import { post } from "./ask.js";
 
@@ -44,7 +45,8 @@ export async function pressed(button, doing, then) {
 }
 
 /**
- * Show what a change of the past comes to, ask once, do it, and follow it to its end. `path` is that of the change;
+ * Show what a change of the past comes to, ask once, do it, and follow it to its end. Where it would be another one by
+ * then, nothing is done, and it is shown anew. `path` is that of the change;
  * `choices` is a node above the plan, and a `change` event on it asks for the plan anew with `body()`.
  * Resolves to whether it was done.
  */
@@ -71,12 +73,17 @@ export async function agree({ path, body, title, action, choices = null, forgett
     }
   });
   try {
-    await look();
-    const answer = confirm({ title, body: around, action, danger });
-    around.closest("dialog").scrollTop = 0; // on a phone the button that has the focus is below what is to be read
-    if (!(await answer) || agreed === null) return false;
-    const done = await followJob(await post(path, agreed));
-    return done.state === "done";
+    for (let refused = null; ; ) {
+      await look();
+      const answer = confirm({ title, body: h("div", null, refused, around), action, danger });
+      if (!(await answer) || agreed === null) return false;
+      try {
+        return (await followJob(await post(path, agreed))).state === "done";
+      } catch (error) {
+        if (error.kind !== "changed") throw error;
+        refused = h("p", { class: "note trouble", role: "alert" }, sentence(error.message));
+      }
+    }
   } catch (error) {
     complain(error);
     return false;

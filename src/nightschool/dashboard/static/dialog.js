@@ -1,7 +1,5 @@
 // Asking once, and saying what was done.
-import { get } from "./ask.js";
 import { fill, h, sentence } from "./dom.js";
-import { listen } from "./live.js";
 
 const SAID_MS = 12_000;
 let silence = null;
@@ -56,27 +54,4 @@ export function say(text, { trouble = false } = {}) {
 export function complain(error) {
   if (error?.name === "AbortError") return;
   say(error?.message ?? String(error), { trouble: true });
-}
-
-/** Say how a job goes until it ends. Resolves to the Job as it ended: `done` or `failed`. */
-export function followJob(job) {
-  return new Promise((resolve) => {
-    let timer = null;
-    const stop = listen({ job: (other) => other.id === job.id && look(other) });
-    const poll = () => get(`/api/jobs/${encodeURIComponent(job.id)}`).then(look, () => {});
-    const look = (found) => {
-      if (timer === null) return;
-      if (found.state === "done" || found.state === "failed") {
-        clearInterval(timer);
-        timer = null;
-        stop();
-        say(found.said ?? `${found.what}: ${found.state}.`, { trouble: found.state === "failed" });
-        resolve(found);
-      } else {
-        say([`${found.what} …`, ...found.told.slice(-1)].join(" "));
-      }
-    };
-    timer = setInterval(poll, 3000);
-    look(job);
-  });
 }

@@ -10,6 +10,7 @@ export const KINDS = {
 };
 const LINES_AT_MOST = 400;
 const NAMES_AT_MOST = 30;
+const NAME_ROOM = 50; // pixels in which something of a name can be read
 
 /** Where things are, in pixels of a box of that size. `small` is false as long as only the curve is drawn. */
 export function places(width, height) {
@@ -219,7 +220,8 @@ function lit(file, range, scale, colours) {
 
 /**
  * Names that fit over their own files; the others are told in the card. The file in training is always named, at the
- * right edge where it is narrow. Plotly reads `<` and `&`: they are written out.
+ * right edge where it is narrow; and so is the last one where no name fits, as with many files on a phone. Plotly reads
+ * `<` and `&`: they are written out.
  */
 function fileNames(files, range, scale, at, colours, measure, live) {
   const inside = at.width - at.left - at.right;
@@ -229,7 +231,7 @@ function fileNames(files, range, scale, at, colours, measure, live) {
     const left = Math.max(0, pixel(file.first - 0.5));
     return { file, left, wide: Math.min(inside, pixel(file.last)) - left };
   });
-  const now = live ? found.at(-1) : null;
+  const now = live || !found.some((one) => one.wide > NAME_ROOM) ? found.at(-1) : null;
   let free = inside;
   const label = (one, x, text, more) => ({
     xref: "paper", x: x / inside, xanchor: "left", xshift: 3, yref: "paper", y: 1 - (at.main[0] - 3) / at.height,
@@ -240,12 +242,12 @@ function fileNames(files, range, scale, at, colours, measure, live) {
     const text = shortened(now.file.name, Math.max(now.wide - 6, Math.min(150, inside * 0.6)), measure);
     const wide = measure(text);
     const right = wide > now.wide - 6;
-    const more = { font: { size: 11, color: colours.lampInk }, ...(right ? { xanchor: "right", xshift: 0 } : {}) };
+    const more = { font: { size: 11, color: live ? colours.lampInk : colours.soft }, ...(right ? { xanchor: "right", xshift: 0 } : {}) };
     labels.push(label(now, right ? inside : now.left, text, more));
     free = (right ? inside - wide : now.left) - 10;
   }
   return found
-    .filter((one) => one !== now && Math.min(one.wide, free - one.left) > 50)
+    .filter((one) => one !== now && Math.min(one.wide, free - one.left) > NAME_ROOM)
     .sort((a, b) => b.wide - a.wide)
     .slice(0, NAMES_AT_MOST)
     .flatMap((one) => {

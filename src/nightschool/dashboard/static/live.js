@@ -1,10 +1,11 @@
 // What is new, as it happens: `listen({now, steps, events, changed, job, trouble, connection})`.
 import { get } from "./ask.js";
-import { Stream } from "./stream.js";
+import { Stream, noteJob } from "./stream.js";
 import { setOffset } from "./words.js";
 
 const QUIET_MS = 20_000;
 const listeners = new Set();
+const jobs = new Map();
 let leave = null;
 let connection = null;
 let { now, problem } = firstLook();
@@ -21,8 +22,8 @@ function firstLook() {
 
 /**
  * Have these called with what the server sends: `now` (Now), `steps` (Curve), `events` (Events), `changed` ({what}),
- * `job` (Job), `trouble` (Trouble: what the server itself cannot find out), and `connection` ("open" or "lost"). Whoever joins later is told the last `now` at once. Gives a
- * function that ends it.
+ * `job` (Job), `trouble` (Trouble: what the server itself cannot find out), and `connection` ("open" or "lost"). Whoever joins later is told the last `now`, and the jobs
+ * that have not ended, at once. Gives a function that ends it.
  */
 export function listen(calls) {
   listeners.add(calls);
@@ -30,6 +31,7 @@ export function listen(calls) {
   if (connection) calls.connection?.(connection);
   if (now) calls.now?.(now);
   else if (problem) calls.trouble?.({ error: problem });
+  for (const job of jobs.values()) calls.job?.(job);
   return () => listeners.delete(calls);
 }
 
@@ -41,6 +43,7 @@ function tell({ type, data }) {
     setOffset(now.utc_offset);
   }
   if (type === "trouble") problem = data.error;
+  if (type === "job") noteJob(jobs, data);
   for (const calls of [...listeners]) {
     try {
       calls[type]?.(data);

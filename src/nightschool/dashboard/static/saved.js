@@ -2,9 +2,11 @@
 
 import { get, post } from "./ask.js";
 import { agree, button, choice, looked, oneAtATime, redraw, whenOpen } from "./bits.js";
-import { complain, confirm, followJob } from "./dialog.js";
+import { complain, confirm } from "./dialog.js";
 import { fill, h, sentence } from "./dom.js";
+import { followJob } from "./jobs.js";
 import { listen } from "./live.js";
+import { isOver } from "./stream.js";
 import { ago, bytes, capital, clock, count, day, duration, when } from "./words.js";
 
 const SHOWN = 60;
@@ -161,7 +163,7 @@ async function job(pressedButton, path, body) {
 
 async function verify(event) {
   const pressedButton = event.currentTarget;
-  const body = "Every byte that was saved is read and compared with its hash. Training goes on meanwhile; on large models this takes some minutes.";
+  const body = "Every byte that was saved is read and compared with its hash. Training goes on meanwhile; on large models this takes some minutes. It can be given up.";
   if (await confirm({ title: "Verify all saved states?", body, action: "Verify all" })) job(pressedButton, "/api/verify", {});
 }
 
@@ -175,6 +177,7 @@ part("take").addEventListener("submit", async (event) => {
 });
 listen({
   changed: ({ what }) => what.includes("saved") && load(),
+  job: (job) => isOver(job) && load(), // begun in another tab, or before this page was loaded
   connection: whenOpen(load),
 });
 load();
