@@ -69,7 +69,9 @@ class World:
     looked: list[str] = field(default_factory=list)
     jobs: dict[str, shapes.Job] = field(default_factory=dict)
     patient: bool = False
-    """Whether a job goes on until it is given up, or a test ends it; otherwise the next look finds it done."""
+    """Whether a job goes on until it is given up, or a test ends it; otherwise it has ended at the next look."""
+    silent: bool = False
+    """Whether the stream tells nothing of jobs, so that only who asks knows."""
     paused: bool = False
     running: bool = True
     training: str | None = "support-chats-2026-11.jsonl"

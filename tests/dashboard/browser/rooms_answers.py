@@ -300,8 +300,7 @@ def _saved(at: Any) -> None:
         id = call.path["id"]
         if id not in world.jobs:
             raise NotThere("There is no such job.")
-        if not world.patient:
-            ended(world, id, "done", f"Job {id} is done.")
+        _go_on(world)
         return world.jobs[id]
 
     @at("DELETE", "/api/jobs/{id}", shapes.Job)
@@ -316,6 +315,13 @@ def begun(world: World, what: str) -> shapes.Job:
     told, reads = ["The trainer saves first."], what == "/api/verify"
     world.jobs[id] = shapes.Job(id=id, what=what, state="running", told=told, said=None, can_give_up=reads)
     return world.jobs[id]
+
+
+def _go_on(world: World) -> None:
+    """Time passes for all jobs."""
+    for id, job in world.jobs.items():
+        if job.state == "running" and not world.patient:
+            ended(world, id, "done", f"Job {id} is done.")
 
 
 def ended(world: World, id: str, state: str, said: str) -> None:
@@ -403,10 +409,12 @@ async def live(get: Callable[[], World]) -> AsyncIterator[bytes]:
     told_jobs: list[shapes.Job] = []
     while True:
         world = get()
-        for job in world.jobs.values() if world.patient else ():
+        for job in () if world.silent else [*world.jobs.values()]:
             if job not in told_jobs and (job.state == "running" or told_jobs):
                 yield b"event: job\ndata: " + msgspec.json.encode(job) + b"\n\n"
                 told_jobs.append(job)
+        if told_jobs:
+            _go_on(world)
         marks = msgspec.json.encode([world.queue, world.files, world.checkpoints])
         told = msgspec.json.encode(now(world))
         yield b"id: 2.9.45120\nevent: now\ndata: " + told + b"\n\n"
