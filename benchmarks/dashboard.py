@@ -249,6 +249,7 @@ def _beside(plan: Plan, base: Path, root: Path) -> dict[str, Any]:
         "slowest_commit": {name: max(one[name]["commit"] for one in kept) for name in TURNS},
         "commits": {name: common.spread([c for one in kept for c in one[name]["commits"]]) for name in TURNS},
         "page_cores": {name: common.spread([one[name]["cores"] for one in kept]) for name in TURNS},
+        "tabs_cores": {name: common.spread([one[name]["tabs"] for one in kept]) for name in TURNS},
         "page_memory": common.spread([one["open"]["memory"] for one in kept]),
     }
 
@@ -341,17 +342,19 @@ class _Beside:
 
     def _turn(self, found: dict[str, Any], name: str) -> Generator[None]:
         self._commits.clear()
-        used = sum(self._page.cpu_times()[:2])
+        used = [sum(one.cpu_times()[:2]) for one in self._others]
         began = time.perf_counter()
         for _ in range(self._plan.steps):
             yield
         seconds = time.perf_counter() - began
         commits = list(self._commits)
+        cores = [(sum(one.cpu_times()[:2]) - before) / seconds for one, before in zip(self._others, used, strict=True)]
         found[name] = {
             "speed": self._plan.steps * self._plan.length / seconds,
             "commit": max(commits, default=0.0),
             "commits": commits or [0.0],
-            "cores": (sum(self._page.cpu_times()[:2]) - used) / seconds,
+            "cores": cores[0],
+            "tabs": cores[1],
             "memory": self._page.memory_info().rss,
         }
 
@@ -404,10 +407,19 @@ def show(result: dict[str, Any]) -> str:
                 common.shown(tabs["ratios"][name]) if name in tabs["ratios"] else "",
                 f"{statistics.median(tabs['commits'][name]['values']) * 1e3:.1f}",
                 f"{tabs['slowest_commit'][name] * 1e3:.1f}", common.shown(tabs["page_cores"][name], 2),
+                common.shown(tabs["tabs_cores"][name], 2),
             ]
             for name in TURNS
         ]  # fmt: skip
-        head = ["tabs", "tokens/s", "over alone", "commit, ms", "slowest commit, ms", "the page's cores"]
+        head = [
+            "tabs",
+            "tokens/s",
+            "over alone",
+            "commit, ms",
+            "slowest commit, ms",
+            "the page's cores",
+            "the tabs' own",
+        ]
         parts += [
             f"Training beside {tabs['tabs']} tabs; median (quartiles). Goal over alone, while they are open: "
             f"at least {GOAL_TABS}.",
