@@ -284,7 +284,12 @@ class Loop:
             ) from error
 
     def release(self) -> None:
-        """Give the device's memory back; the loop can take no further step. What was captured is not touched."""
+        """Give the device's memory back; the loop can take no further step. What was captured is not touched.
+
+        Nothing happens a second time.
+        """
+        if not self.weights:
+            return
         for tensor in (*self.built.model.parameters(), *self.built.model.buffers()):
             tensor.grad = None
             tensor.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)

@@ -71,6 +71,7 @@ def train(layout: Layout, lifeline: int | None) -> None:
         try:
             trainer = Trainer(layout, settings, ledger, lock, stop)
             trainer.following, trainer.lease = following, lease
+            memory.keep_what_is()
             try:
                 trainer.run()
             finally:
