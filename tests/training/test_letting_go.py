@@ -211,7 +211,11 @@ def test_control_a_save_that_another_follows_within_the_training_is_written(
 
         monkeypatch.setattr(model, "write_model", write)
 
-    rig.run(layout, on_start=on_start, on_step=lambda trainer: trainer.loop.done == 6 and trainer.save_now("a test"))
+    def on_step(trainer: Trainer) -> None:
+        if trainer.loop.done == 6:
+            trainer.save_now("a test")
+
+    rig.run(layout, on_start=on_start, on_step=on_step)
     assert {5, 6} <= {step for step, _ in layout.checkpoints()}
 
 
