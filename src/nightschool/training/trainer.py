@@ -91,7 +91,7 @@ class Trainer:
 
     def __init__(self, layout: Layout, settings: Settings, ledger: Ledger, lock: durable.Lock, stop: Stop) -> None:
         self.layout = layout
-        self.settings = settings
+        self.settings = self.fixed = settings
         self.ledger = ledger
         self.stop = stop
         self.following = inforce.Follower(layout)
@@ -251,7 +251,9 @@ class Trainer:
             self.saver.wait()
             self._require_room(self.settings.machine.min_free_gb)
         loop = self.loop
-        begun = beginning.begin(self.layout, self.ledger, self.settings, self.root, loop.entries, loop.done)
+        begun = beginning.begin(
+            self.layout, self.ledger, self.settings, self.root, loop.entries, loop.done, self.fixed
+        )  # fmt: skip
         if begun is None:
             return False
         loop.entries[:], self.new_entry = begun
