@@ -261,7 +261,7 @@ class _Contest:
         assert place is not None
         entry = trainer.loop.entries[place.index]
         steps = []
-        with closing(EntryData(entry, trainer._open_file)) as data:
+        with closing(EntryData(entry, trainer.prepared.open)) as data:
             for local in range(place.local, place.local + self.case.steps):
                 numbers = curriculum.step_sequences(trainer.loop.seed, entry, local)
                 cells: list[batch.Batch] = []

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
-from nightschool import hardware
+from nightschool import gpus, hardware
 from nightschool.workspace import Layout
 
 
@@ -36,6 +38,35 @@ def test_the_gpu_tool_is_asked_seldom(tmp_path: Path, monkeypatch: pytest.Monkey
     for now in (0.0, 1.0, hardware.GPU_SECONDS - 1, hardware.GPU_SECONDS):  # noqa: B007
         assert probe.look().gpu_total == 2 << 20
     assert (tmp_path / "asked").read_text() == "x\nx\n"
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_a_gpu_tool_that_hangs_is_given_up_and_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, dies: bool
+) -> None:
+    """Inside a driver that hangs it does not even die; then it is neither waited for nor started once more."""
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\necho x >> {tmp_path}/asked\nsleep 20\necho 1, 2\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(gpus, "_stuck", None)
+    if not dies:
+        monkeypatch.setattr(gpus.subprocess.Popen, "kill", lambda _: None)
+    began = time.monotonic()
+    assert gpus.query("gpu", "index,uuid", 1.0) == []
+    assert time.monotonic() - began < 10
+    assert caplog.text.count("nvidia-smi did not answer within 1 s and was given up") == 1
+    stuck = gpus._stuck
+    assert stuck is not None
+    if dies:
+        stuck.wait(10)
+    else:
+        assert gpus.query("gpu", "index,uuid", 1.0) == []
+        assert (tmp_path / "asked").read_text() == "x\n"
+        os.kill(stuck.pid, signal.SIGKILL)
+        stuck.wait(10)
+    tool.write_text("#!/bin/sh\necho 1, 2\n")
+    assert gpus.query("gpu", "index,uuid") == ["1, 2"], "control: one that answers is asked again"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -143,6 +144,46 @@ def test_before_the_first_step_it_is_taken_and_the_trainer_starts_again(place: P
     taken = place.look()
     assert taken is not None
     assert taken.restart
+
+
+def test_no_file_is_begun_between_the_look_at_whether_one_is_and_the_taking(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trainer begins in a transaction of the ledger, so it comes before both or after both."""
+    real, order = inforce.accept, []
+
+    def begin() -> None:
+        with Ledger.open(place.layout.ledger) as ledger, ledger.transaction():
+            order.append("begun")
+
+    beginning = threading.Thread(target=begin)
+
+    def accept(layout: Layout, data: bytes) -> None:
+        beginning.start()
+        beginning.join(0.5)
+        real(layout, data)
+        order.append("taken")
+
+    monkeypatch.setattr(inforce, "accept", accept)
+    place.write(BASE + "[lora]\nr = 8\n")
+    assert place.look() is not None
+    beginning.join(60)
+    assert order == ["taken", "begun"]
+
+
+def test_control_what_is_not_fixed_is_taken_without_holding_the_trainer_up(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = inforce.accept
+
+    def accept(layout: Layout, data: bytes) -> None:
+        with Ledger.open(place.layout.ledger) as ledger:
+            ledger.machine.set("another", "writes")
+        real(layout, data)
+
+    monkeypatch.setattr(inforce, "accept", accept)
+    place.write(BASE + "[log]\nkeep = 2\n")
+    assert place.look() is not None
 
 
 def test_a_change_of_comments_alone_is_none(place: Place) -> None:

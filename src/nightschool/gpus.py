@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,11 @@ from nightschool.words import escape, in_bytes
 SMALL_SHARE = 10
 LITTLE = 1_000_000_000
 SECONDS = 20.0
+
+_stuck: subprocess.Popen[str] | None = None
+"""One that did not answer, and perhaps cannot even be killed."""
+
+log = logging.getLogger("nightschool.gpus")
 
 
 @dataclass(frozen=True)
@@ -49,15 +54,37 @@ def query(what: str, columns: str, seconds: float = SECONDS, index: str | None =
 
     Args:
         what, columns: as it names them.
-        seconds: after so long it is given up.
+        seconds: after so long it is given up, which is said in the log. While one that was given up is still there, no
+            other is started.
         index: number or UUID of the one GPU to be asked about; all, if not given.
     """
     which = [] if index is None else ["-i", index]
     command = ["nvidia-smi", *which, f"--query-{what}={columns}", "--format=csv,noheader,nounits"]
-    with suppress(OSError, subprocess.SubprocessError):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=True)
-        return [line for line in done.stdout.splitlines() if line.strip()]
-    return []
+    global _stuck
+    if _stuck is not None and _stuck.poll() is None:
+        return []
+    try:
+        tool = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            errors="replace",
+        )  # fmt: skip
+    except OSError:
+        return []
+    _stuck = None
+    try:
+        said, _ = tool.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        # Not waited for after that: inside a driver that hangs, no signal reaches it.
+        tool.kill()
+        if tool.stdout is not None:
+            tool.stdout.close()
+        _stuck = tool
+        log.warning(
+            "nvidia-smi did not answer within %.0f s and was given up: nothing is known about the GPU just now. Its "
+            "driver may hang; `dmesg` may tell more.", seconds,
+        )  # fmt: skip
+        return []
+    return [line for line in said.splitlines() if line.strip()] if tool.returncode == 0 else []
 
 
 def told(theirs: int, total: int, who: Sequence[Program]) -> str:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
-import subprocess
-import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nightschool import curriculum, durable
+from nightschool import curriculum, durable, trainingjobs
 from nightschool.curriculum import Entry
-from nightschool.errors import CheckpointError, VerifyError
+from nightschool.errors import BusyError, CheckpointError, NightschoolError, VerifyError
 from nightschool.ledger import Ledger
 from nightschool.ledger.steps import LOST
 from nightschool.record import belongs, entries_of, read_record, root_digest
@@ -85,6 +82,7 @@ def report(layout: Layout, *, replay: bool = False, deep: bool = False) -> Repor
 
     Raises:
         VerifyError: the replay could not be done.
+        BusyError: nor could it, because the machine of this workspace has the GPU.
     """
     layout.require()
     with Ledger.open(layout.ledger) as ledger:
@@ -196,13 +194,9 @@ def _mean(ledger: Ledger, first: int, last: int) -> float | None:
 
 
 def _replay(layout: Layout) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "nightschool.training", "replay", "--workspace", str(layout.root)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"]
-        raise VerifyError(f"The replay could not be done: {said[-1]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    try:
+        return trainingjobs.run(layout, "replay")
+    except BusyError:
+        raise
+    except NightschoolError as error:
+        raise VerifyError(f"The replay could not be done: {error}") from None

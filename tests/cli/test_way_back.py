@@ -94,6 +94,13 @@ def test_what_there_is_nothing_of_is_said(here: Run, layout: Layout) -> None:
     assert "There is no file x" in result.err
 
 
+def test_forgetting_what_only_waits_speaks_of_no_way_back(here: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = Plan(Cut("forgetting x", [ENTRY], None), 17, 17, 17, "checkpoint-6", [], "again", 0, None, undoable=False)
+    monkeypatch.setattr(api.Workspace, "forget", lambda *_, **__: waits)
+    result = here("forget", "x", "--dry-run")
+    assert result.out.splitlines() == ["Forgetting x: it was not begun yet.", "Nothing that was learned is undone."]
+
+
 def test_what_is_undone_is_trained_again_before_what_waits(here: Run, layout: Layout) -> None:
     """`queue` and `status` go by the curriculum, not by the order of the files' numbers."""
     from nightschool.ledger import Arrival

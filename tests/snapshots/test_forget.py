@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -47,6 +48,21 @@ def test_several_files_are_forgotten_at_once_and_one_after_the_other(run: Layout
     acts.forget_files(run, ["a"], waiting=quiet)
     rig.run(run)
     assert rig.outcome(run) == without("abd")
+
+
+def test_a_file_that_only_waits_undoes_nothing_whatever_was_saved_last(run: Layout) -> None:
+    """Steps since the last checkpoint stay: nothing is gone back to."""
+    shutil.rmtree(run.checkpoints()[-1][1])
+    rig.add(run, "f", rig.sequences(8, ord("f")))
+    steps = sum(STEPS.values())
+    for dry_run in (True, False):
+        plan = Workspace(run).forget(["f"], dry_run=dry_run, waiting=quiet)
+        assert (plan.now, plan.then, plan.kept, plan.redo, plan.undone) == (steps, steps, steps, 0, [])
+        assert not plan.undoable
+    assert rig.states(run) == {**dict.fromkeys(SIZES, "learned"), "f": "forgotten"}
+    control = Workspace(run).forget(["e"], dry_run=True)
+    assert control.undone, "one that was learned is counted from the state that is gone back to"
+    assert control.undoable
 
 
 def test_the_newest_state_that_has_not_seen_it_is_gone_back_to(run: Layout) -> None:

@@ -57,10 +57,10 @@ class Bed:
         self.settle()
 
     def settle(self) -> None:
-        work = self.night._work
-        if work is not None and work.thread is not None:
-            work.thread.join(60)
-            self.tick()
+        for part in (self.night, self.night.copying):
+            if part._work is not None and part._work.thread is not None:
+                part._work.thread.join(60)
+                self.tick()
 
     @property
     def names(self) -> list[str]:

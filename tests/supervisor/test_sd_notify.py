@@ -181,7 +181,7 @@ def test_control_a_loop_that_hangs_sends_no_watchdog(
         clock.now += WATCHDOG / 1e6  # so long that the next report is due at once
 
     monkeypatch.setattr(Supervisor, "_decide", hang)
-    monkeypatch.setattr("nightschool.supervisor.machine.time.sleep", sleep)
+    monkeypatch.setattr("nightschool.supervisor.rounds.time.sleep", sleep)
     with pytest.raises(KeyboardInterrupt):
         supervisor.run(layout, settings, True, commands=commands(layout), clock=clock, tick_seconds=0.0)
     assert heard.count("WATCHDOG=1") == 1, "the first round's"

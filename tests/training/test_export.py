@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -148,8 +148,11 @@ def test_the_base_must_be_that_of_the_run(lora: Layout, tmp_path: Path) -> None:
 def test_errors_of_the_child_process_keep_their_kind_and_words(
     lora: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = subprocess.CompletedProcess([], errors.CheckpointError.exit_code, "", "a warning\nIt is damaged.\n")
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: said)
+    child = tmp_path / "child"
+    code = errors.CheckpointError.exit_code
+    child.write_text(f"#!/bin/sh\necho a warning >&2\necho It is damaged. >&2\nexit {code}\n")
+    child.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(child))
     with pytest.raises(errors.CheckpointError, match=r"^It is damaged\.$"):
         Workspace(lora).export(tmp_path / "out", merged=True)
 

@@ -125,7 +125,7 @@ def test_a14_control_a_measurement_with_a_trace_is_seen(
 
 def holdout(trainer: Trainer, **changes: Any) -> Holdout:
     options: dict[str, Any] = {"seconds": 30.0, "stopping": trainer.stop.is_set, **changes}
-    return Holdout(trainer.loop, trainer.ledger, trainer._open_holdout, **options)
+    return Holdout(trainer.loop, trainer.ledger, trainer.prepared.open_holdout, **options)
 
 
 def test_a14_a_measurement_is_bounded_in_time_and_the_second_takes_as_many_rows(base: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from nightschool import leases, logs
 from nightschool.errors import BusyError
 from nightschool.leases import Lease
-from nightschool.training import trainer
+from nightschool.training import memory, trainer
 from nightschool.workspace import Layout
 from tests.training import rig
 
@@ -23,6 +23,8 @@ class Told:
         self.seen.append(leases.holder("big-one"))
 
     seen: list[leases.Holder | None] = []  # noqa: RUF012 (of the class: `train` makes the only one)
+    kept: list[int] = []  # noqa: RUF012
+    """How many there were whenever what there is was to be kept."""
 
     def run(self) -> None:
         pass
@@ -37,6 +39,8 @@ def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
     monkeypatch.setattr(trainer, "Trainer", Told)
     monkeypatch.setattr(trainer.Stop, "listen", lambda *_: None)
     monkeypatch.setattr(logs, "setup", lambda *_: None)
+    monkeypatch.setattr(memory, "keep_what_is", lambda: Told.kept.append(len(Told.seen)))
+    monkeypatch.setattr(Told, "kept", [])
     monkeypatch.setattr(Told, "seen", [])
     return rig.workspace(tmp_path / "ws", tmp_path / "no-model", machine={"gpu_lease": "big-one"})
 
@@ -45,6 +49,7 @@ def test_the_lease_is_taken_before_anything_is_loaded_and_kept_to_the_end(layout
     trainer.train(layout, None)
     mine = leases.Holder(os.getpid(), str(layout.root))
     assert Told.seen == [mine]
+    assert Told.kept == [1], "what the process keeps is there when the trainer is made"
     assert leases.holder("big-one") == mine, "the end of the process gives it back, for only then is the memory free"
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from nightschool.training import batch, model
+from nightschool.training import batch, memory, model
 from nightschool.training.trainer import Trainer
 from nightschool.workspace import Layout
 from tests.training import rig
@@ -129,7 +131,7 @@ def test_a_save_in_flight_does_not_keep_the_device(
 ) -> None:
     """Told to stop while a checkpoint is written: the device is free before that one is on the disk, and all come.
 
-    At 5 that is the last one; at 6 there is another behind it.
+    At 5 that is the last one; at 6 there is another behind it, which holds all of it: only that one is waited for.
     """
     layout, other = make(tmp_path / "run", base, "lora"), make(tmp_path / "other", base, "lora")
     rig.run(other, on_step=rig.stop_at(stop))
@@ -152,9 +154,99 @@ def test_a_save_in_flight_does_not_keep_the_device(
     monkeypatch.setattr(model, "write_model", slowly)
     rig.run(layout, on_start=on_start, on_step=rig.stop_at(stop))
     assert seen == [True], "the first save had not ended when the device was given back"
-    assert [step for step, _ in layout.checkpoints()] == [5, 6][: stop - 4]
+    assert [step for step, _ in layout.checkpoints()] == [stop]
+    assert not list(layout.current_model.glob(".tmp-*"))
     assert rig.final(layout) == rig.final(other)
     rig.run(layout)
     rig.run(other)
     assert rig.outcome(layout) == rig.outcome(other)
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_a_save_that_is_overtaken_is_not_waited_for(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Nobody who pauses waits for two saves; the run is what it would be with both."""
+    layout, other = make(tmp_path / "run", base, kind), make(tmp_path / "other", base, kind)
+    rig.run(other, on_step=rig.stop_at(6))
+    real, written = model.write_model, []
+
+    def write(built: Any, method: str, weights: Any, folder: Path) -> None:
+        real(built, method, weights, folder)
+        if not written:
+            assert overtaken.wait(60), "the last save has not come while the one before it was written"
+        written.append(folder.name)
+
+    def on_start(trainer: Trainer) -> None:
+        nonlocal overtaken
+        overtaken = trainer.saver._overtaken
+
+    overtaken = threading.Event()
+    monkeypatch.setattr(model, "write_model", write)
+    rig.run(layout, on_start=on_start, on_step=rig.stop_at(6))
+    assert len(written) == 2
+    assert [step for step, _ in layout.checkpoints()] == [6]
+    assert not list(layout.current_model.glob(".tmp-*"))
+    assert [event for event in rig.events(layout, "saved") if "checkpoint-5" in event] == []
+    assert rig.final(layout) == rig.final(other)
+    rig.run(layout)
+    rig.run(other)
+    assert rig.outcome(layout) == rig.outcome(other)
+
+
+def test_control_a_save_that_another_follows_within_the_training_is_written(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the last one overtakes: in training the memory is waited for, and every checkpoint comes."""
+    layout = make(tmp_path / "run", base, "lora")
+    real, steps = model.write_model, []
+
+    def on_start(trainer: Trainer) -> None:
+        def write(*arguments: Any) -> None:
+            real(*arguments)
+            steps.append(trainer.loop.done)
+            while trainer.loop.done < 6 and not trainer.stop.is_set():
+                trainer.stop.wait(0.01)
+
+        monkeypatch.setattr(model, "write_model", write)
+
+    def on_step(trainer: Trainer) -> None:
+        if trainer.loop.done == 6:
+            trainer.save_now("a test")
+
+    rig.run(layout, on_start=on_start, on_step=on_step)
+    assert {5, 6} <= {step for step, _ in layout.checkpoints()}
+
+
+@pytest.mark.parametrize("saves", [True, False])
+def test_the_device_is_given_back_once(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: bool
+) -> None:
+    """A second time would look for garbage while the checkpoint is written, and hold that up."""
+    layout, times = make(tmp_path / "run", base, "lora"), []
+    monkeypatch.setattr(memory, "free", times.append)
+    rig.run(layout, on_step=rig.stop_at(4 if saves else 5))
+    assert len(times) == 1
+
+
+def test_what_was_there_before_training_is_not_looked_at_again() -> None:
+    """Freeing memory is quick after it, and still frees what came since."""
+
+    class Ring:
+        me: Any = None
+
+    before = gc.get_freeze_count()
+    many = [[] for _ in range(1000)]
+    try:
+        memory.keep_what_is()
+        assert gc.get_freeze_count() >= before + len(many)
+        ring = Ring()
+        ring.me, gone = ring, weakref.ref(ring)
+        del ring
+        memory.free(torch.device("cpu"))
+        assert gone() is None
+    finally:
+        gc.unfreeze()
+        if before:
+            gc.freeze()

@@ -148,9 +148,95 @@ def test_f1_one_sequence_that_does_not_fit_stops_with_advice_and_no_partial_step
     assert rig.outcome(layout) == rig.outcome(other)
 
 
-def test_f1_an_update_that_did_not_fit_is_never_saved(
+def no_room_to_clip(monkeypatch: pytest.MonkeyPatch, rows: int, cell: Counter[str]) -> None:
+    """A device on which clipping, half done, finds no room after cells of so many rows."""
+    real_collate, real_clip = batch.collate, torch.nn.utils.clip_grad_norm_
+
+    def collate(sequences: list[Any], *arguments: Any, **options: Any) -> Any:
+        cell["rows"] = len(sequences)
+        return real_collate(sequences, *arguments, **options)
+
+    def clip(parameters: list[torch.Tensor], *more: Any) -> torch.Tensor:
+        cell["clipped"] += 1
+        if cell["clipped"] > 1 and cell["rows"] >= rows and cell["failures"] < cell["times"]:
+            cell["failures"] += 1
+            assert parameters[0].grad is not None
+            parameters[0].grad.mul_(0.5)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        return real_clip(parameters, *more)
+
+    monkeypatch.setattr(batch, "collate", collate)
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clip)
+
+
+def test_f1_clipping_that_did_not_fit_once_changes_no_bit(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    layout, other = two_files(tmp_path / "run", base), two_files(tmp_path / "other", base)
+    rig.run(other)
+    told = Counter(times=1)
+    no_room_to_clip(monkeypatch, 2, told)
+    rig.run(layout)
+    assert told["failures"] == 1
+    assert rig.outcome(layout) == rig.outcome(other)
+    assert record(layout)["numerics_changes"] == []
+
+
+def test_f1_clipping_that_does_not_fit_splits_the_cells(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout, other = two_files(tmp_path / "run", base), two_files(tmp_path / "other", base)
+    rig.run(other)
+    told = Counter(times=1000)
+    no_room_to_clip(monkeypatch, 2, told)
+    rig.run(layout)
+    assert told["failures"] == 2, "tried twice at the first size, and never again after it was halved"
+    assert record(layout)["numerics"]["cell"] == 1
+    assert rig.states(layout) == {"a": "learned", "b": "learned"}
+    close(layout, other)
+
+
+def test_f1_control_gradients_that_were_clipped_in_part_would_be_seen(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout, other = two_files(tmp_path / "run", base), two_files(tmp_path / "other", base)
+    rig.run(other)
+    no_room_to_clip(monkeypatch, 2, Counter(times=1))
+
+    def careless(trainer: Trainer) -> None:
+        real = trainer.loop.optimizer.zero_grad
+        trainer.loop.optimizer.zero_grad = lambda **options: None if trainer.loop.done == 1 else real(**options)  # pyright: ignore
+
+    rig.run(layout, on_start=careless)
+    assert rig.outcome(layout).weights != rig.outcome(other).weights
+
+
+def test_f1_a_boundary_that_could_not_be_checked_is_gone_back_from(base: Path, tmp_path: Path) -> None:
+    """Fresh moments are there already, so the step cannot be made again in this state."""
+    changes: dict[str, Any] = {"training": {"carry_optimizer": False}}
+    layout, other = (two_files(tmp_path / name, base, **changes) for name in ("run", "other"))
+    rig.run(other)
+
+    def full(trainer: Trainer) -> None:
+        real = trainer.loop.on_entry
+
+        def on_entry(position: int, entry: Any) -> None:
+            if position == 1:
+                raise MemoryError
+            assert real is not None
+            real(position, entry)
+
+        trainer.loop.on_entry = on_entry
+
+    with pytest.raises(DeviceError, match="update of step 4"):
+        rig.run(layout, on_start=full)
+    rig.run(layout)
+    assert rig.outcome(layout) == rig.outcome(other)
+
+
+@pytest.mark.parametrize("at", [0, 5])
+def test_f1_an_update_that_did_not_fit_is_never_saved(base: Path, tmp_path: Path, at: int) -> None:
+    """At 0 the moments are made, which is where memory is short most often; there is no checkpoint yet."""
     layout, other = two_files(tmp_path / "run", base), two_files(tmp_path / "other", base)
     rig.run(other)
 
@@ -158,7 +244,7 @@ def test_f1_an_update_that_did_not_fit_is_never_saved(
         real = trainer.loop.optimizer.step
 
         def step() -> None:
-            if trainer.loop.done == 5:
+            if trainer.loop.done == at:
                 with torch.no_grad():
                     trainer.loop.parameters[0].add_(1)  # one weight has moved, the others have not
                 raise torch.OutOfMemoryError("CUDA out of memory")
@@ -166,7 +252,7 @@ def test_f1_an_update_that_did_not_fit_is_never_saved(
 
         trainer.loop.optimizer.step = step  # pyright: ignore
 
-    with pytest.raises(DeviceError, match="update of step 6"):
+    with pytest.raises(DeviceError, match=f"update of step {at + 1}"):
         rig.run(layout, on_start=half)
     rig.run(layout)
     assert rig.outcome(layout) == rig.outcome(other)

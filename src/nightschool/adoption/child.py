@@ -9,9 +9,9 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
-from nightschool import durable, errors
-from nightschool.errors import NightschoolError
+from nightschool import durable
 from nightschool.takeover import PLAN
+from nightschool.trainingjobs import kind_of, told_by
 from nightschool.workspace import Layout
 
 
@@ -30,7 +30,7 @@ def run(layout: Layout, plan: dict[str, Any], say: Callable[[str], Any]) -> dict
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=noise, text=True) as process:
             assert process.stdout is not None
             for line in process.stdout:
-                told = _told(line)
+                told = told_by(line)
                 if "say" in told:
                     say(str(told["say"]))
                 error = str(told.get("error", error))
@@ -38,20 +38,6 @@ def run(layout: Layout, plan: dict[str, Any], say: Callable[[str], Any]) -> dict
         if process.returncode or result is None:
             noise.seek(0)
             said = error or (noise.read().strip().splitlines() or [f"it ended with code {process.returncode}"])[-1]
-            raise _of_code(process.returncode)(said if error else f"Nothing was taken over: {said}")
+            raise kind_of(process.returncode)(said if error else f"Nothing was taken over: {said}")
     durable.remove_file(path)
     return result
-
-
-def _told(line: str) -> dict[str, Any]:
-    """What a line says; libraries may print lines of their own."""
-    try:
-        found = json.loads(line)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _of_code(code: int) -> type[NightschoolError]:
-    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, NightschoolError)]
-    return next((kind for kind in kinds if kind.exit_code == code), NightschoolError)

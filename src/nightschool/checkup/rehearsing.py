@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from nightschool import forecast, hours
+from nightschool import forecast, hours, trainingjobs
 from nightschool.checkup.finding import Finding
 from nightschool.errors import NightschoolError
 from nightschool.forecast import Rates, Work
@@ -29,15 +26,10 @@ NOT_MADE = Finding(
 
 def rehearse(layout: Layout) -> tuple[Mapping[str, Any] | None, str]:
     """Rehearse in a child process that has torch; the fields of its Rehearsal, or None and what it said."""
-    command = [sys.executable, "-P", "-m", "nightschool.training", "rehearse", "--workspace", str(layout.root)]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-    lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
-    if done.returncode:
-        return None, lines[-1] if lines else f"the process that rehearses ended with code {done.returncode}"
     try:
-        return json.loads(lines[-1]), ""
-    except (IndexError, ValueError):
-        return None, "the process that rehearses said nothing that can be read"
+        return trainingjobs.run(layout, "rehearse"), ""
+    except NightschoolError as error:
+        return None, str(error)
 
 
 def findings(result: Mapping[str, Any] | None, said: str) -> Iterator[Finding]:

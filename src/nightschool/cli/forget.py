@@ -67,8 +67,12 @@ def forget(
 
 
 def _print(plan: Plan, replace: Path | None, gone: list[str]) -> None:
+    what = escape(plan.cut.what[:1].upper() + plan.cut.what[1:])
     start = f"{plan.start} (step {plan.then:,})" if plan.start else "the base model: no saved state is left from before"
-    print(f"{escape(plan.cut.what[:1].upper() + plan.cut.what[1:])}: back to {escape(start)}; now step {plan.now:,}.")
+    if plan.undoable:
+        print(f"{what}: back to {escape(start)}; now step {plan.now:,}.")
+    else:
+        print(f"{what}: it was not begun yet.")
     print_undone(plan)
     if replace is not None:
         print(f"{escape(replace.name)} takes its place.")

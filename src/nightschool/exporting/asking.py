@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-from nightschool import errors
-from nightschool.errors import NightschoolError, SettingsError
+from nightschool import trainingjobs
+from nightschool.errors import SettingsError
 from nightschool.exporting import facts, folder
 from nightschool.ledger import Ledger
 from nightschool.settings import load_settings
@@ -41,18 +38,4 @@ def export(layout: Layout, target: Path, at: str | None, merged: bool, shard_siz
 
 
 def _in_child(layout: Layout, target: Path, at: str, shard_size: str) -> dict[str, Any]:
-    command = [sys.executable, "-P", "-m", "nightschool.training", "export", "--workspace", str(layout.root)]
-    command += ["--to", str(target), "--at", at, "--shard-size", shard_size]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"the process that exports ended with code {done.returncode}."]
-        raise _kind(done.returncode)(said[-1])
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
-def _kind(code: int) -> type[NightschoolError]:
-    """The class of error with this exit code."""
-    for kind in vars(errors).values():
-        if isinstance(kind, type) and issubclass(kind, NightschoolError) and kind.exit_code == code:
-            return kind
-    return NightschoolError
+    return trainingjobs.run(layout, "export", "--to", str(target), "--at", at, "--shard-size", shard_size)

@@ -95,7 +95,6 @@ def forget_files(
                 purge.sweep(layout, second_place)
             if plan.cut.entries == entries_of(ledger) and not purging:
                 _only_states(ledger, plan, rows, new)
-                plan = replace(plan, undoable=False)
             else:
                 cut.perform(layout, ledger, plan.cut)
     return plan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
 from nightschool import curriculum
@@ -75,7 +76,13 @@ def plan(
     what = f"forgetting {', '.join(row.name for row in files)}"
     cut = Cut(what, entries, start, states, keep_serving=not purge, purge=sorted(ids) if purge else ())
     require_bytes(layout, ledger, cut)
-    return summed_up(ledger, cut, undone_by(ledger, ours, entries, cut.step))
+    found = summed_up(ledger, cut, undone_by(ledger, ours, entries, cut.step))
+    if entries == ours and not purge:
+        # They only wait. No state is gone back to, so what was learned since the last one was saved stays too.
+        return dataclasses.replace(
+            found, then=found.now, kept=found.now, undone=[], redo=0, seconds=None, undoable=False
+        )
+    return found
 
 
 def _forgettable(row: FileRow, purge: bool) -> None:

@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 MARK = "nightschool-copy.json"
 LOCK = ".nightschool.lock"
 ROW = "second_place"
-"""The machine row: {"path", "id" (as in the mark), "pending" (a copy is to be made), "copied_at"}."""
+"""The machine row: {"path", "id" (as in the mark), "pending", "copied_at"}.
+
+"pending" is true while a copy is to be made: a word that is another one for each time that it was wanted.
+"""
 SNAPSHOTS, ARCHIVE = "snapshots", "archive"
 
 Stopping = Callable[[], bool]
@@ -71,9 +74,8 @@ class Summary:
 def want(ledger: Ledger, place: str | None) -> None:
     """Note that a copy is to be made; nothing happens without a second place."""
     if place:
-        row = ledger.machine.get(ROW) or {}
-        if not row.get("pending"):
-            ledger.machine.set(ROW, {**row, "pending": True})
+        with ledger.transaction():
+            ledger.machine.set(ROW, {**(ledger.machine.get(ROW) or {}), "pending": os.urandom(4).hex()})
 
 
 def wanted(ledger: Ledger) -> bool:
@@ -98,12 +100,17 @@ def copy(
         Stopped: `stopping` said so.
     """
     mark = _enter(layout, ledger, place)
+    asked = (ledger.machine.get(ROW) or {}).get("pending")
     done = Summary()
     with held(place / LOCK, "the copying of snapshots"):
         _archive(layout, ledger, place, stopping, done)
         _snapshots(layout, place, rules, today, stopping, done)
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    ledger.machine.set(ROW, {"path": str(place), "id": mark["id"], "pending": False, "copied_at": now})
+    with ledger.transaction():
+        # A snapshot that was taken meanwhile may not have been seen.
+        pending = (ledger.machine.get(ROW) or {}).get("pending")
+        pending = False if pending == asked else pending
+        ledger.machine.set(ROW, {"path": str(place), "id": mark["id"], "pending": pending, "copied_at": now})
     return done
 
 
@@ -151,7 +158,7 @@ def _enter(layout: Layout, ledger: Ledger, place: Path) -> dict[str, Any]:
     if mark is None:
         mark = {"id": os.urandom(8).hex(), "workspace": str(layout.root)}
         # Known here before it is written there: killed in between, the next copy finds no mark and no path, and begins.
-        ledger.machine.set(ROW, {**row, "path": None, "id": mark["id"], "pending": True})
+        ledger.machine.set(ROW, {**row, "path": None, "id": mark["id"], "pending": row.get("pending") or True})
         durable.write_file(place / MARK, json.dumps(mark, indent=1) + "\n")
     return mark
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from nightschool import durable
 from nightschool.errors import StorageError
 from nightschool.supervisor import policies
-from nightschool.supervisor.children import Child
+from nightschool.supervisor.children import Child, Tended
 
 FIRST_DELAY = 5.0
 LONGEST_DELAY = 600.0
@@ -37,7 +37,7 @@ class Words:
     killed: str
 
 
-class Aside:
+class Aside(Tended):
     """One child, started again as long as it is wanted.
 
     Args:
@@ -66,16 +66,8 @@ class Aside:
         self._not_before = 0.0
         self.child.ask_to_stop()
 
-    def tend(self, wanted: bool) -> None:
-        """Collect its end; start it where it is wanted, ask it to stop where it is not."""
-        code = self.child.poll()
-        if code is not None:
-            self._ended(code)
-        if self.child.alive:
-            if not wanted:
-                self.child.ask_to_stop()
-        elif wanted and self.child.command and self._clock() >= self._not_before:
-            self._start()
+    def _may_start(self) -> bool:
+        return bool(self.child.command) and self._clock() >= self._not_before
 
     def _start(self) -> None:
         try:

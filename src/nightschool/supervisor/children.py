@@ -165,3 +165,32 @@ class Child:
             if self.output.stat().st_size > OUTPUT_BYTES:
                 os.truncate(self.output, 0)
                 self._output_start = 0
+
+
+class Tended:
+    """A child that is kept running for as long as it is wanted.
+
+    What its end means, and when it may be started, is for those who derive from this.
+    """
+
+    child: Child
+
+    def tend(self, wanted: bool) -> None:
+        """Collect its end, start it where it is wanted and may be started, ask it to stop where it is not."""
+        code = self.child.poll()
+        if code is not None:
+            self._ended(code)
+        if self.child.alive:
+            if not wanted:
+                self.child.ask_to_stop()
+        elif wanted and self._may_start():
+            self._start()
+
+    def _may_start(self) -> bool:
+        raise NotImplementedError
+
+    def _start(self) -> None:
+        raise NotImplementedError
+
+    def _ended(self, code: int) -> None:
+        raise NotImplementedError

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from nightschool.errors import StorageError
 from nightschool.supervisor import policies
-from nightschool.supervisor.children import Child
+from nightschool.supervisor.children import Child, Tended
 from nightschool.supervisor.policies import Record, Verdict
 
 WORDS = {
@@ -20,7 +20,7 @@ WORDS = {
 }
 
 
-class Keeper:
+class Keeper(Tended):
     """A child, what is remembered of it, and the trouble it is in.
 
     Args:
@@ -90,17 +90,8 @@ class Keeper:
         self._hung = why
         self.child.kill()
 
-    def tend(self, wanted: bool) -> None:
-        """Collect its end, start it where it is wanted and may be started, ask it to stop where it is not."""
-        code = self.child.poll()
-        if code is not None:
-            self._ended(code)
-        if self.child.alive:
-            if not wanted:
-                self.child.ask_to_stop()
-            return
-        if wanted and not self.failed and self._clock() >= self._not_before:
-            self._start()
+    def _may_start(self) -> bool:
+        return not self.failed and self._clock() >= self._not_before
 
     def _start(self) -> None:
         blocked = self._blocked()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -25,6 +24,7 @@ from nightschool.supervisor.night import Night
 from nightschool.supervisor.others import Yielding
 from nightschool.supervisor.policies import Situation, Work
 from nightschool.supervisor.reporting import Reporting
+from nightschool.supervisor.rounds import Rounds
 from nightschool.supervisor.sd_notify import ServiceManager
 from nightschool.supervisor.serving_metrics import ServingMetrics
 from nightschool.supervisor.settings_file import SettingsFile
@@ -83,6 +83,7 @@ class Supervisor:
         self.trainer = keepers.trainer(layout, ledger, commands.trainer, TRAINER_GRACE, clock)
         self.intake = keepers.intake(layout, ledger, commands.intake, INTAKE_GRACE, clock)
         self.reporting = Reporting(layout, commands.tracker, settings.trackers, log.info, clock)
+        self.rounds = Rounds(layout.ledger)
         self.page = Showing(layout, commands.page, settings.page, log.info, clock, *page)
         self.lease = leases.name_of(settings)
         self.turns = Turns(self.lease, layout.root, clock)
@@ -107,7 +108,6 @@ class Supervisor:
         self._storage: str | None = None
         self._storage_tries = 0
         self._next: dict[str, float] = {}
-        self._stamp = 0
 
     def _note_metrics(self, address: str | None) -> None:
         with suppress(NightschoolError):
@@ -135,7 +135,7 @@ class Supervisor:
         try:
             while not self._ended():
                 self.tick()
-                time.sleep(tick_seconds)
+                self.rounds.wait(tick_seconds)
         finally:
             # Only after an error of our own making are they still there; their lifelines would end them as well.
             for child in self._children():
@@ -162,7 +162,7 @@ class Supervisor:
         """Look, decide, act; returns at once. Trouble with the disk is remembered and tried again later."""
         if not self.stopping:
             try:
-                if self._ledger_changed() or self._due("ledger", LEDGER_SECONDS) or self.inbox.due():
+                if self.rounds.changed() or self._due("ledger", LEDGER_SECONDS) or self.inbox.due():
                     self._guard()
                     self._look()
                     self._missing_since = None
@@ -186,15 +186,6 @@ class Supervisor:
         self.teller.tick(word, reason, turn=self.gate.rest == (word, reason) and word == TURN)
         self.echo()
         self.service.went_round(self._state, self.stopping)
-
-    def _ledger_changed(self) -> bool:
-        """Whether somebody has written to it: a command is obeyed in the next round, and not when a look is due."""
-        try:
-            stamp = self.layout.ledger.stat().st_mtime_ns
-        except OSError:
-            return False
-        before, self._stamp = self._stamp, stamp
-        return stamp != before
 
     def _due(self, what: str, seconds: float) -> bool:
         now = self.clock()

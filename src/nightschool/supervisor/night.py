@@ -13,7 +13,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from pathlib import Path
 from typing import Any
 
 from nightschool.errors import BusyError, NightschoolError, StorageError
@@ -24,8 +23,9 @@ from nightschool.snapshots.due import Due
 from nightschool.snapshots.holding import way_back
 from nightschool.snapshots.retention import Verdict
 from nightschool.snapshots.states import Snapshot
+from nightschool.supervisor.copying import Copying
 from nightschool.supervisor.policies import backoff
-from nightschool.words import duration, in_bytes
+from nightschool.words import duration
 from nightschool.workspace import Layout
 
 DONE = "snapshots_done"
@@ -50,11 +50,10 @@ def local_now() -> datetime:
 class _Work:
     """What the thread does and finds; read by the supervisor when the thread has ended."""
 
-    due: Due | None
+    due: Due
     thread: threading.Thread | None = None
     taken: Snapshot | None = None
     removed: list[Verdict] = field(default_factory=list)
-    copied: second.Summary | None = None
     seconds: float = 0.0
     error: BaseException | None = None
 
@@ -79,20 +78,17 @@ class Night:
         self.now = now
         self._done: dict[date, str] | None = None
         self._work: _Work | None = None
-        self._ending = threading.Event()
         self._asked: str | None = None
         self._asked_at = 0.0
         self._not_before = 0.0
         self._tries = 0
         self._said: object = None
-        self._copy_not_before = 0.0
-        self._copy_tries = 0
-        self._copy_said: object = None
+        self.copying = Copying(layout, ledger, clock, now)
 
     @property
     def busy(self) -> bool:
-        """Whether a snapshot is being taken, or a checkpoint for it is waited for."""
-        return self._work is not None or self._asked is not None
+        """Whether a snapshot is being taken, a checkpoint for it is waited for, or the second place follows."""
+        return self._work is not None or self._asked is not None or self.copying.busy
 
     def tick(self, told: dict[str, Any], trainer: int | None) -> None:
         """Look, and do the next thing; returns at once.
@@ -104,11 +100,13 @@ class Night:
         Raises:
             StorageError: the ledger cannot be read or written; call again later.
         """
+        self.copying.look()
         if self._work is not None:
             assert self._work.thread is not None
             if self._work.thread.is_alive():
                 return
             done, self._work = self._work, None
+            self._not_before = 0.0  # the copy follows at once: a run that ends when idle does not end between the two
             self._collect(done)
         if self.clock() < self._not_before:
             return
@@ -116,8 +114,7 @@ class Night:
         found = due.due(self.now(), self.settings.at, self._settled())
         if found is None:
             self._asked = None
-            if self.settings.copy_to and self.clock() >= self._copy_not_before and second.wanted(self.ledger):
-                self._begin(None)
+            self.copying.begin_if_wanted(self.settings)
             return
         if self._taken_already(found.date):
             self._note(found.date, "taken")
@@ -132,13 +129,13 @@ class Night:
 
     def end(self, at_once: bool = False) -> None:
         """Wait a little for what is at work; what does not come to its end is as if it had never been begun."""
-        self._ending.set()
         if self._work is not None and self._work.thread is not None:
             self._work.thread.join(0 if at_once else END_SECONDS)
             if not self._work.thread.is_alive():
                 with suppress(StorageError):
                     self._collect(self._work)
                 self._work = None
+        self.copying.end(at_once)
 
     def _settled(self) -> dict[date, str]:
         if self._done is None:
@@ -170,8 +167,8 @@ class Night:
         self._not_before = 0.0
         return asking.answered(told, self._asked) or self.clock() - self._asked_at >= SAVE_PATIENCE
 
-    def _begin(self, found: Due | None) -> None:
-        """Take the snapshot that is due; without one, bring the second place up to date."""
+    def _begin(self, found: Due) -> None:
+        """Take the snapshot that is due."""
         work = self._work = _Work(found)
         work.thread = threading.Thread(target=self._do, args=(work,), name="snapshot", daemon=True)
         work.thread.start()
@@ -182,17 +179,8 @@ class Night:
             # Hashing is for whenever nobody else needs the processor.
             with suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
-            with Ledger.open(self.layout.ledger) as ledger:
-                if work.due is not None:
-                    with way_back(self.layout, "the work on saved states"):
-                        self._take(work, work.due.date, ledger, began)
-                else:
-                    # Without the lock of the way back: this may take long, and nobody shall wait for it to go back.
-                    rules, place = pruning.rules_of(self.settings), Path(str(self.settings.copy_to))
-                    work.copied = second.copy(self.layout, ledger, place, rules, self.now().date(), self._ending.is_set)
-                    work.seconds = time.monotonic() - began
-        except second.Stopped:
-            pass
+            with Ledger.open(self.layout.ledger) as ledger, way_back(self.layout, "the work on saved states"):
+                self._take(work, work.due.date, ledger, began)
         except BaseException as error:  # told by the supervisor's own thread
             work.error = error
 
@@ -206,53 +194,23 @@ class Night:
         if work.taken is not None:
             self._note(work.taken.date, "taken")
             self._tries, self._said = 0, None
-            late = f" ({work.due.why})" if work.due and "stands for" in work.due.why else ""
+            late = f" ({work.due.why})" if "stands for" in work.due.why else ""
             log.info(
                 "Took the snapshot %s of step %d in %.1f s%s.", work.taken.name, work.taken.step, work.seconds, late
             )
-        if work.copied is not None:
-            self._copied(work.copied, work.seconds)
         for verdict in work.removed:
             log.info("Removed the snapshot %s: %s.", verdict.snapshot.name, verdict.why)
         if work.error is not None:
             self._failed(work, work.error)
 
-    def _copied(self, done: second.Summary, seconds: float) -> None:
-        self._copy_tries, self._copy_said = 0, None
-        if done.snapshots or done.files:
-            log.info(
-                "Copied %s to %s: %s written, %s there already, %s.", _listed(done), self.settings.copy_to,
-                in_bytes(done.bytes), in_bytes(done.linked), duration(seconds),
-            )  # fmt: skip
-        for verdict in done.removed:
-            log.info("Removed the copy of %s: %s.", verdict.snapshot.name, verdict.why)
-        for problem in done.problems:
-            log.warning("%s", problem)
-
-    def _copy_failed(self, error: BaseException) -> None:
-        self._copy_tries += 1
-        delay = backoff(self._copy_tries, FIRST_DELAY, LONGEST_DELAY)
-        self._copy_not_before = self.clock() + delay
-        if isinstance(error, BusyError):
-            return
-        kind = (type(error), getattr(error, "errno", None))
-        if kind == self._copy_said:
-            return
-        self._copy_said = kind
-        log.warning("The second place is not up to date: %s This is tried again by itself; training goes on.", error)
-        self.ledger.events.add("copy-failed", str(error))
-
     def _failed(self, work: _Work, error: BaseException) -> None:
         if not isinstance(error, NightschoolError):
             log.error("The work on saved states met what is a mistake in nightschool.", exc_info=error)
-        if work.due is None:
-            self._copy_failed(error)
-            return
         if isinstance(error, BusyError):
             self._not_before = self.clock() + BUSY_DELAY
             return
         what = "Old snapshots could not be removed"
-        if work.taken is None and work.due is not None:
+        if work.taken is None:
             what = f"The snapshot for {work.due.date} could not be taken"
         self._tries += 1
         delay = backoff(self._tries, FIRST_DELAY, LONGEST_DELAY)
@@ -265,9 +223,4 @@ class Night:
         self._said = kind
         after = "after the next snapshot" if work.taken else f"in {duration(delay)}, then less often, until it works"
         log.warning("%s This is tried again %s. Training goes on.", text, after)
-        self.ledger.events.add("snapshot-failed", text, date=str(work.due.date) if work.due else None)
-
-
-def _listed(done: second.Summary) -> str:
-    files = f"{done.files:,} archived file{'' if done.files == 1 else 's'}" if done.files else ""
-    return " and ".join(part for part in (", ".join(done.snapshots), files) if part)
+        self.ledger.events.add("snapshot-failed", text, date=str(work.due.date))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from nightschool import inforce, trackers
@@ -89,14 +90,13 @@ class SettingsFile:
             return None
         found = changes(self._settings, new)
         fixed = [change for change in found if change.kind == "run"]
-        if fixed and self._begun():
+        if not self._accept(data, bool(fixed)):
             self._refuse(
                 f"{', '.join(str(change) for change in fixed)}: that is fixed for a run, which goes on with the old "
                 "value. For a new run, `nightschool init NEW --from OLD` makes a workspace with other settings in "
                 "which every archived file waits again, in order."
             )
             return None
-        inforce.accept(self._layout, data)
         self._data, self._settings = data, new
         self._is_good()
         if not found:
@@ -105,6 +105,18 @@ class SettingsFile:
         log.info("%s.", text)
         self._ledger.events.add("settings", f"{text}.", names=[change.name for change in found])
         return Taken(new, found, needs_restart(found))
+
+    def _accept(self, data: bytes, fixed: bool) -> bool:
+        """Keep the bytes of the file; False where that would change what is fixed, and the run has begun.
+
+        The trainer may be about to begin the first file. It does so in a transaction too, and looks there whether what
+        is fixed is still what it was: so one of both comes first.
+        """
+        with self._ledger.transaction() if fixed else nullcontext():
+            if fixed and self._begun():
+                return False
+            inforce.accept(self._layout, data)
+        return True
 
     def _begun(self) -> bool:
         root = self._ledger.machine.get("root") or {}

@@ -51,9 +51,9 @@ def main() -> int:
         elif options.job == "adopt":
             adopting.work(layout)
         elif options.job == "rehearse":
-            print(json.dumps(rehearsal.rehearse(layout)))
+            print(json.dumps(rehearsal.rehearse(layout, _say)))
         else:
-            print(json.dumps(replay.replay(layout)))
+            print(json.dumps(replay.replay(layout, _say)))
     except NightschoolError as error:
         logging.getLogger("nightschool.trainer").error("%s", error)
         print(error, file=sys.stderr)
@@ -66,6 +66,11 @@ def main() -> int:
         print(refused, file=sys.stderr)
         return refused.exit_code
     return 0
+
+
+def _say(text: str) -> None:
+    """A line for whoever waits: see `trainingjobs`."""
+    print(json.dumps({"say": text}), flush=True)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from nightschool.settings import Settings, TrainingSettings, parse_settings
 from nightschool.takeover import PLAN, Source, find, values
 from nightschool.takeover.source import SCHEDULER
 from nightschool.training import checkpoint, determinism, model, moments, optimizer, root
+from nightschool.training.claiming import claim
 from nightschool.training.device import make_accelerator
 from nightschool.training.loop import Loop
 from nightschool.training.saver import Job, Saver
@@ -75,6 +76,7 @@ def adopt(layout: Layout, plan: dict[str, Any], say: Callable[[str], Any]) -> di
     found = _read(source, plan["given"].get("training", {}).get("learning_rate"))
     sections = _together(plan["settings"], {"training": found.training}, plan["given"])
     settings = parse_settings(sections)
+    claim(layout, settings, say)
     say(f"Loading the base model {settings.model.name}.")
     determinism.configure(settings.numerics)
     base = basemodel.resolve(settings.model.name, settings.model.revision)

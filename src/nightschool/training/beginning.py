@@ -13,6 +13,7 @@ from nightschool.intake.prepared import read_meta
 from nightschool.intake.worker import TOLD
 from nightschool.ledger.files import REST
 from nightschool.settings import Settings, canonical
+from nightschool.settings.changes import changes
 from nightschool.training import future
 from nightschool.words import escape
 
@@ -39,7 +40,13 @@ class Chosen:
 
 
 def begin(
-    layout: Layout, ledger: Ledger, settings: Settings, root: dict[str, Any], entries: Sequence[Entry], done: int
+    layout: Layout,
+    ledger: Ledger,
+    settings: Settings,
+    root: dict[str, Any],
+    entries: Sequence[Entry],
+    done: int,
+    fixed: Settings,
 ) -> tuple[list[Entry], Entry] | None:
     """Put the first of the queue next, in the ledger: before what is in progress, if anything is.
 
@@ -48,9 +55,11 @@ def begin(
         root: the run's root.
         entries: the curriculum.
         done: steps done so far.
+        fixed: the settings that the root was made of.
 
     Returns:
-        The curriculum from now on, and what was put into it; None while nothing is ready.
+        The curriculum from now on, and what was put into it; None while nothing is ready, or while what is fixed for a
+        run that has not begun is another by now than in this process: the supervisor starts it again.
     """
     head = ledger.files.next_to_train()
     if head is None:
@@ -63,6 +72,8 @@ def begin(
     with ledger.transaction():
         if any(ledger.files.get(row.id) != row for row in chosen.rows):
             # Intake has taken one back meanwhile, to prepare it again, or a person has: it may even be ready again.
+            return None
+        if not entries and _is_other(layout, fixed):
             return None
         future.rewrite(ledger, entries, after, done)
         for row in chosen.rows:
@@ -83,6 +94,12 @@ def begin(
             entry.steps, done + 1, done + entry.steps,
         )  # fmt: skip
     return after, entry
+
+
+def _is_other(layout: Layout, fixed: Settings) -> bool:
+    """Whether the settings in force would make another root. The supervisor takes them in a transaction as well."""
+    now = _settings_now(layout)
+    return now is not None and any(change.kind == "run" for change in changes(fixed, now))
 
 
 def _new(layout: Layout, ledger: Ledger, settings: Settings, root: dict[str, Any], head: FileRow) -> Chosen | None:

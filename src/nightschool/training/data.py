@@ -7,17 +7,52 @@ from collections.abc import Callable
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+from nightschool import durable
 from nightschool.curriculum import Entry, Part
-from nightschool.errors import DataError
-from nightschool.intake.prepared import PreparedReader
+from nightschool.errors import DataError, StorageError
+from nightschool.intake.prepared import HOLDOUT, PreparedReader
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
+
+    from nightschool.ledger import Ledger
+    from nightschool.workspace import Layout
 
     Sequence4 = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 OpenFile = Callable[[int], PreparedReader]
 """Gives the reader of a data file's prepared folder, by the file's id."""
+
+
+class PreparedFiles:
+    """The tokens of the data files of one workspace."""
+
+    def __init__(self, layout: Layout, ledger: Ledger) -> None:
+        self._layout = layout
+        self._ledger = ledger
+
+    def open(self, file_id: int) -> PreparedReader:
+        """What is trained on. Raises StorageError where it is gone or not whole."""
+        return PreparedReader(self._folder(file_id))
+
+    def open_holdout(self, file_id: int) -> PreparedReader | None:
+        """What was held out, if anything was. Raises StorageError where it is gone or not whole."""
+        folder = self._folder(file_id)
+        return PreparedReader(folder, name=HOLDOUT) if (folder / HOLDOUT).exists() else None
+
+    def _folder(self, file_id: int) -> Path:
+        """Looked at without reading the tokens."""
+        row = self._ledger.files.get(file_id)
+        folder = self._layout.prepared / str(row.prepared)
+        if durable.check(folder, deep=False):
+            # Not for the user to mend: intake makes it again, and the next start finds it.
+            raise StorageError(
+                f"The prepared data of {row.name} in {folder} is gone or not whole. It is prepared again from the "
+                "archive."
+            )
+        return folder
 
 
 class EntryData:

@@ -182,24 +182,16 @@ class Loop:
         numbers = [int(n) for n in curriculum.step_sequences(self.seed, entry, place.local)]
         parts = {n: data.sequence(n) for n in numbers}
         label_tokens = sum(int(train.sum()) for _, train, _, _ in parts.values())
-        total = self._gradients(numbers, parts, label_tokens)
-        if total is None:
+        found = self._gradients(numbers, parts, label_tokens, recipe["max_grad_norm"] or math.inf)
+        if found is None:
             self.optimizer.zero_grad(set_to_none=True)
             return None
 
-        # Only from here on does the state change: what was given up before has left no trace.
-        if self.resets(place):
-            optimizer.reset(self.optimizer)
-        if place.local == entry.start and self.on_entry is not None:
-            self.on_entry(place.index, entry)
-        limit = recipe["max_grad_norm"] or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
-        mean, size = torch.stack([total, norm.to(total)]).tolist()
+        mean, size = found
         applied = math.isfinite(mean) and math.isfinite(size)
         rate = schedule.learning_rate(recipe, self.done, at.since)
-        if applied:
-            optimizer.apply_recipe(self.optimizer, recipe, rate)
-            self._update()
+        # Only from here on does the state change: what was given up before has left no trace.
+        self._update(place, entry, rate if applied else None)
         self.optimizer.zero_grad(set_to_none=True)
         self.done += 1
         return StepResult(
@@ -215,15 +207,23 @@ class Loop:
             ends_entry=place.local + 1 == entry.stop,
         )
 
-    def _gradients(self, numbers: list[int], parts: dict[int, Any], label_tokens: int) -> torch.Tensor | None:
-        """Accumulate the gradients of a step; its mean loss, or None where it was interrupted.
+    def _gradients(
+        self, numbers: list[int], parts: dict[int, Any], label_tokens: int, limit: float
+    ) -> tuple[float, float] | None:
+        """Accumulate the gradients of a step and clip them; its mean loss and their norm before they were clipped.
 
-        Where memory runs out: free it and try again, then split the cells, then stop.
+        None where it was interrupted. Where memory runs out: free it and try again, then split the cells, then stop.
         """
         failures = 0
         while True:
             try:
-                return self._accumulate(numbers, parts, label_tokens)
+                total = self._accumulate(numbers, parts, label_tokens)
+                if total is None:
+                    return None
+                # Clipping needs memory too. Where it ends half-way, the gradients are made anew with the rest.
+                norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
+                mean, size = torch.stack([total, norm.to(total)]).tolist()
+                return mean, size
             except (RuntimeError, MemoryError) as error:
                 if not memory.is_out(error):
                     raise
@@ -270,9 +270,23 @@ class Loop:
                 total += part.detach()
         return total
 
-    def _update(self) -> None:
+    def _update(self, place: curriculum.Place, entry: Entry, rate: float | None) -> None:
+        """Change the state: fresh moments and the check of the boundary where an entry begins, then the update.
+
+        Args:
+            rate: the learning rate; None where the update is not to be applied.
+
+        Raises:
+            DeviceError: memory ran out.
+        """
         try:
-            self.optimizer.step()
+            if self.resets(place):
+                optimizer.reset(self.optimizer)
+            if place.local == entry.start and self.on_entry is not None:
+                self.on_entry(place.index, entry)
+            if rate is not None:
+                optimizer.apply_recipe(self.optimizer, entry.settings, rate)
+                self.optimizer.step()
         except (RuntimeError, MemoryError) as error:
             if not memory.is_out(error):
                 raise
@@ -284,7 +298,12 @@ class Loop:
             ) from error
 
     def release(self) -> None:
-        """Give the device's memory back; the loop can take no further step. What was captured is not touched."""
+        """Give the device's memory back; the loop can take no further step. What was captured is not touched.
+
+        Nothing happens a second time.
+        """
+        if not self.weights:
+            return
         for tensor in (*self.built.model.parameters(), *self.built.model.buffers()):
             tensor.grad = None
             tensor.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)

@@ -78,6 +78,16 @@ def after_failure(failures: int, cell: int, others: bool) -> Verdict:
     return Verdict("split", cell // 2) if cell > 1 else Verdict("stop", cell)
 
 
+def keep_what_is() -> None:
+    """Let collections pass over all that there is now: libraries and the model, which stay until the process ends.
+
+    Of their hundreds of thousands of objects each `free` looked at every one, for a third of a second and more: time in
+    which the device waits for a step to be made again, or whoever pauses the machine waits for the device.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 def free(device: torch.device) -> None:
     """Give back what no tensor uses any more."""
     gc.collect()

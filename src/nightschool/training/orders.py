@@ -143,7 +143,9 @@ class Orders:
         entry = loop.entries[place.index]
         if any(ledger.files.get(id).priority == NOW for id in entry.file_ids):
             return True  # one after the other
-        begun = beginning.begin(trainer.layout, ledger, trainer.settings, trainer.root, loop.entries, loop.done)
+        begun = beginning.begin(
+            trainer.layout, ledger, trainer.settings, trainer.root, loop.entries, loop.done, trainer.fixed
+        )  # fmt: skip
         if begun is None:
             return False
         after, new = begun

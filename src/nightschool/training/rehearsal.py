@@ -22,6 +22,7 @@ from nightschool.ledger import Ledger
 from nightschool.record import Record, entries_of, root_digest
 from nightschool.settings import Settings, canonical, load_settings
 from nightschool.training import checkpoint, determinism, device, memory, model, root, state
+from nightschool.training.claiming import Say, claim
 from nightschool.words import in_bytes
 
 if TYPE_CHECKING:
@@ -90,8 +91,10 @@ class MadeUp:
         """Nothing is open."""
 
 
-def rehearse(layout: Layout) -> dict[str, Any]:
+def rehearse(layout: Layout, say: Say = lambda _: None) -> dict[str, Any]:
     """Rehearse in the workspace; returns the fields of a Rehearsal.
+
+    On a GPU it takes its lease first, as the trainer does. `say` is called with a line if that has to be waited for.
 
     Raises:
         BusyError: a trainer works there.
@@ -102,6 +105,7 @@ def rehearse(layout: Layout) -> dict[str, Any]:
     """
     settings = load_settings(layout.settings_file)
     layout.require()
+    claim(layout, settings, say)
     lock = durable.Lock(layout.trainer_lock, "the trainer")
     try:
         lock.acquire()

@@ -11,21 +11,26 @@ from nightschool.ledger import Ledger
 from nightschool.record import belongs, entries_of, read_record, root_digest
 from nightschool.settings import load_settings
 from nightschool.training import determinism, root
+from nightschool.training.claiming import Say, claim
 from nightschool.training.device import make_accelerator
 from nightschool.training.loop import Loop
 from nightschool.workspace import Layout
 
 
-def replay(layout: Layout) -> dict[str, Any]:
+def replay(layout: Layout, say: Say = lambda _: None) -> dict[str, Any]:
     """Train again, without touching the workspace, from the second-newest checkpoint to the newest; compare the bits.
+
+    On a GPU it takes its lease first, as the trainer does. `say` is called with a line if that has to be waited for.
 
     Returns:
         {"from": step, "to": step, "equal": bool, "weights": bool, "optimizer": bool, "numerics": [changes]}.
 
     Raises:
+        BusyError: the machine of this workspace has the GPU.
         CheckpointError: there are no two whole checkpoints that belong.
     """
     settings = load_settings(layout.settings_file)
+    claim(layout, settings, say)
     determinism.configure(settings.numerics)
     with Ledger.open(layout.ledger) as ledger:
         stored = ledger.machine.get("root")

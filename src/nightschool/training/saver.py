@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("nightschool.saver")
 
 
+class _Overtaken(Exception):
+    """A later save holds all of this one, and waits for it."""
+
+
 @dataclass(frozen=True)
 class Job:
     """One save: the record without digests, and what goes with it. `rate` is the learning rate of the next step."""
@@ -66,6 +70,7 @@ class Saver:
         self._buffer = state.HostBuffer()
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
+        self._overtaken = threading.Event()
 
     @property
     def busy(self) -> bool:
@@ -76,7 +81,8 @@ class Saver:
         """Begin a save; returns the seconds for which training stood still.
 
         Waits for the save before it, whose memory it uses again. With `last`, nothing is trained any more: the device
-        is given back as soon as the state is copied, before any of it is written.
+        is given back as soon as the state is copied, before any of it is written. A save that is still in flight then
+        is given up where it has not come to its sealing: nobody waits for two when the second holds all of the first.
 
         Raises:
             NightschoolError: the save before this one failed.
@@ -86,10 +92,14 @@ class Saver:
             # An adapter is small enough for memory of its own, so that nobody waits for the disk to get the GPU.
             self._buffer = state.HostBuffer()
             host = self._capture(last)
+            self._overtaken.set()
             self.wait()
         else:
+            if last:
+                self._overtaken.set()
             self.wait()
             host = self._capture(last)
+        self._overtaken.clear()
         stalled = time.perf_counter() - began
         self._thread = threading.Thread(target=self._guarded, args=(job, host, stalled), name="saver", daemon=True)
         self._thread.start()
@@ -117,6 +127,8 @@ class Saver:
     def _guarded(self, job: Job, host: state.HostState, stalled: float) -> None:
         try:
             self._write(job, host, stalled)
+        except _Overtaken:
+            log.info("The save of step %d was given up: a later one takes its place.", job.record.step)
         except BaseException as error:  # raised in the training thread by check() or wait()
             self._error = error
 
@@ -127,12 +139,15 @@ class Saver:
         record = replace(job.record, digests={"weights": found.weights, "optimizer": found.optimizer})
         staged = durable.staging(self._layout.current_model, str(step))
         try:
+            self._go_on()
             model.write_model(self._loop.built.model, self._loop.built.method, host.weights, staged)
+            self._go_on()
             weights_bytes = _size(staged)
             checkpoint.write_contents(
                 staged, record, host, log_history=job.log_history, train_batch_size=job.train_batch_size,
                 base_rate=job.base_rate, rate=job.rate,
             )  # fmt: skip
+            self._go_on()
             durable.seal(staged)
             self._rows_durable()
             if not self._lock.still_held():
@@ -143,7 +158,7 @@ class Saver:
             final = self._layout.checkpoint(step)
             durable.publish(staged, final)
         except BaseException as error:
-            refused = _refused(error, staged)
+            refused = None if isinstance(error, _Overtaken) else _refused(error, staged)
             with suppress(OSError, NightschoolError):
                 durable.remove_tree(staged)
             if refused is not None:
@@ -169,6 +184,10 @@ class Saver:
             "Saved %s (%s): weights %s, optimizer %s, %.1f s in the background, training stood still %.0f ms.",
             final.name, job.reason, in_bytes(weights_bytes), in_bytes(optimizer_bytes), seconds, stalled * 1000,
         )  # fmt: skip
+
+    def _go_on(self) -> None:
+        if self._overtaken.is_set():
+            raise _Overtaken
 
     def _retire(self, job: Job) -> None:
         for step, reason in retention.retire(list(self._whole), job.keep, job.entry_began).items():

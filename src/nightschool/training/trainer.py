@@ -20,12 +20,12 @@ from nightschool.errors import (
     StorageError,
     TrainingError,
 )
-from nightschool.intake.prepared import HOLDOUT, PreparedReader
 from nightschool.ledger import Ledger, StepRow
 from nightschool.record import Record, root_digest
 from nightschool.settings import Settings, load_settings
 from nightschool.snapshots import serving
 from nightschool.training import beginning, determinism, device, memory, model, resume, retention, root
+from nightschool.training.data import PreparedFiles
 from nightschool.training.holdout import Holdout
 from nightschool.training.loop import StepResult
 from nightschool.training.orders import Orders, is_over, settle
@@ -37,8 +37,6 @@ from nightschool.training.weights import write_tokenizer
 from nightschool.workspace import Layout
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from nightschool.training.state import Digests
 
 log = logging.getLogger("nightschool.trainer")
@@ -71,6 +69,7 @@ def train(layout: Layout, lifeline: int | None) -> None:
         try:
             trainer = Trainer(layout, settings, ledger, lock, stop)
             trainer.following, trainer.lease = following, lease
+            memory.keep_what_is()
             try:
                 trainer.run()
             finally:
@@ -90,7 +89,7 @@ class Trainer:
 
     def __init__(self, layout: Layout, settings: Settings, ledger: Ledger, lock: durable.Lock, stop: Stop) -> None:
         self.layout = layout
-        self.settings = settings
+        self.settings = self.fixed = settings
         self.ledger = ledger
         self.stop = stop
         self.following = inforce.Follower(layout)
@@ -109,8 +108,9 @@ class Trainer:
         start = resume.find_start(layout, ledger, self.root)
         self.generation = start.generation
         device.require(accelerator, settings, start.record)
+        self.prepared = PreparedFiles(layout, ledger)
         cell = memory.cell_size(settings.training.micro_batch_size, ledger.machine.get(memory.CELL))
-        self.loop = device.make_loop(settings, self.root, accelerator, self._open_file, cell)
+        self.loop = device.make_loop(settings, self.root, accelerator, self.prepared.open, cell)
         self.loop.entries = start.entries
         self.loop.interrupted = stop.is_set
         self.loop.on_split = self._note_split
@@ -127,7 +127,7 @@ class Trainer:
         self.changes: list[dict[str, Any]] = []
         self.history: deque[dict[str, float]] = deque(maxlen=HISTORY)
         self.holdout = Holdout(
-            self.loop, ledger, self._open_holdout, seconds=settings.data.holdout_seconds,
+            self.loop, ledger, self.prepared.open_holdout, seconds=settings.data.holdout_seconds,
             stopping=stop.is_set,
         )  # fmt: skip
         self.boundary: Digests | None = None
@@ -250,7 +250,9 @@ class Trainer:
             self.saver.wait()
             self._require_room(self.settings.machine.min_free_gb)
         loop = self.loop
-        begun = beginning.begin(self.layout, self.ledger, self.settings, self.root, loop.entries, loop.done)
+        begun = beginning.begin(
+            self.layout, self.ledger, self.settings, self.root, loop.entries, loop.done, self.fixed
+        )  # fmt: skip
         if begun is None:
             return False
         loop.entries[:], self.new_entry = begun
@@ -419,25 +421,6 @@ class Trainer:
         if not last and self._lacks_room(self.settings.machine.min_free_gb):
             self.saver.wait()
             self._require_room(self.settings.machine.min_free_gb)
-
-    def _open_file(self, file_id: int) -> PreparedReader:
-        return PreparedReader(self._prepared(file_id))
-
-    def _open_holdout(self, file_id: int) -> PreparedReader | None:
-        folder = self._prepared(file_id)
-        return PreparedReader(folder, name=HOLDOUT) if (folder / HOLDOUT).exists() else None
-
-    def _prepared(self, file_id: int) -> Path:
-        """The folder with a file's tokens, looked at without reading them."""
-        row = self.ledger.files.get(file_id)
-        folder = self.layout.prepared / str(row.prepared)
-        if durable.check(folder, deep=False):
-            # Not for the user to mend: intake makes it again, and the next start finds it.
-            raise StorageError(
-                f"The prepared data of {row.name} in {folder} is gone or not whole. It is prepared again from the "
-                "archive."
-            )
-        return folder
 
     def _phase(self, phase: str) -> None:
         if self.progress.phase != phase:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, TextIO, cast
@@ -27,6 +28,7 @@ ANEW_SECONDS = 10.0
 KEPT = 200
 FAREWELL = 8
 """Lines of the log that stay on the terminal when the view is gone."""
+AT_REST = "Stopped by Ctrl-Z: a trainer goes on with what it has, and nothing else is done until `fg` or `bg`."
 PATIENCE = 3.0
 MOST_LINES = 10_000
 
@@ -34,11 +36,38 @@ MOST_LINES = 10_000
 @contextmanager
 def shown(layout: Layout, plain: bool, farewell: int = FAREWELL) -> Iterator[Live | Lines]:
     """What standard output can show: the view, or lines. However the body ends, the terminal is given back."""
-    view = Live(layout, farewell=farewell) if not plain and terminals.suits(sys.stdout) else Lines()
+    view = Live(layout, farewell=farewell, at_rest=AT_REST) if not plain and terminals.suits(sys.stdout) else Lines()
     try:
-        yield view
+        with stoppable(view) if isinstance(view, Live) else nullcontext():
+            yield view
     finally:
         view.close()
+
+
+@contextmanager
+def stoppable(view: Live) -> Iterator[None]:
+    """While entered, Ctrl-Z gives the terminal back before it stops the process, and the view returns with it.
+
+    The kernel decides whether there is anything to return to: where no shell could go on with it, Ctrl-Z stops nothing.
+    """
+
+    def on_signal(*_: object) -> None:
+        if view.leaves_first():
+            return  # and then signals once more
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGTSTP)  # returns when somebody lets the process go on
+        signal.signal(signal.SIGTSTP, on_signal)
+        view.goes_on()
+
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTSTP) is signal.SIG_IGN:
+        yield
+        return
+    before = signal.signal(signal.SIGTSTP, on_signal)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTSTP, before)
 
 
 class Lines:
@@ -115,6 +144,7 @@ class Live:
         layout: the workspace.
         stream: standard output.
         farewell: lines of the log that stay when it ends.
+        at_rest: a line for those who stop the process.
         opened: makes the terminal.
     """
 
@@ -123,14 +153,20 @@ class Live:
         layout: Layout,
         stream: TextIO | None = None,
         farewell: int = FAREWELL,
+        at_rest: str = "",
         opened: Callable[[int, str], terminals.Terminal] = terminals.Terminal,
     ) -> None:
         self._layout = layout
         self._stream = stream or sys.stdout
         self._farewell = farewell
+        self._at_rest = at_rest
         self._opened = opened
         self._lines: deque[str] = deque(maxlen=KEPT)
         self._end = threading.Event()
+        self._stir = threading.Event()
+        self._to_stop = False
+        self._left = False
+        self._goes_on = threading.Event()
         self._terminal: terminals.Terminal | None = None
         self._entered = False
         self._after: Lines | None = None
@@ -154,9 +190,25 @@ class Live:
             self._terminal = self._opened(self._stream.fileno(), encoding)
             self._thread.start()
 
+    def leaves_first(self) -> bool:
+        """Whether the view has the terminal still: it leaves it, and signals SIGTSTP again, before the process stops.
+
+        Called where a signal is handled, between any two instructions: it takes no lock that could be held there.
+        """
+        if self._left or self._end.is_set() or not self._thread.is_alive():
+            return False
+        self._to_stop = True
+        self._stir.set()
+        return True
+
+    def goes_on(self) -> None:
+        """The process was stopped and goes on."""
+        self._goes_on.set()
+
     def close(self) -> None:
         """Give the terminal back as it was. Where it takes nothing, give up after a few seconds."""
         self._end.set()
+        self._stir.set()
         if self._thread.ident is not None:
             self._thread.join(PATIENCE)
         if self._terminal is not None:
@@ -167,11 +219,23 @@ class Live:
         if self._after is not None:
             self._after.close()
 
-    def _leave(self, terminal: terminals.Terminal) -> None:
+    def _rest(self, terminal: terminals.Terminal) -> None:
+        """Leave the terminal, let the process be stopped, and return when it goes on."""
+        self._leave(terminal, self._at_rest)
+        terminal.drain(PATIENCE / 3)
+        self._goes_on.clear()
+        self._left = True
+        os.kill(os.getpid(), signal.SIGTSTP)
+        while not self._goes_on.wait(DRAW_SECONDS) and not self._end.is_set():
+            pass
+        self._left = self._to_stop = False
+
+    def _leave(self, terminal: terminals.Terminal, more: str = "") -> None:
         """Back to the normal screen, once, with the last lines."""
         with self._lock:
             entered, self._entered = self._entered, False
             last = list(self._lines)[-self._farewell :] if self._farewell else []
+            last += [more] if more else []
         if entered:
             terminal.write(terminals.RESTORE + "".join(f"{line}\n" for line in last))
             terminal.flush()
@@ -203,11 +267,22 @@ class Live:
         reading = _Reading(self._layout)
         shown: object = None
         drawn_at = 0.0
-        with self._lock:
-            self._entered = True
-        terminal.write(terminals.ENTER)
         try:
             while not self._end.is_set():
+                self._stir.clear()
+                if self._to_stop:
+                    self._to_stop = False
+                    self._rest(terminal)
+                    continue
+                if not terminal.in_front():
+                    # Let go on by `bg`: the terminal is another's, until `fg`.
+                    self._stir.wait(DRAW_SECONDS)
+                    continue
+                with self._lock:
+                    entered, self._entered = self._entered, True
+                if not entered:
+                    shown = None
+                    terminal.write(terminals.ENTER)
                 if terminal.busy and not terminal.drain(DRAW_SECONDS):
                     continue
                 with self._lock:
@@ -222,7 +297,7 @@ class Live:
                     terminal.write(terminals.HOME)
                     console.print(Screen(Group(*page)), end="")
                     terminal.flush()
-                self._end.wait(DRAW_SECONDS)
+                self._stir.wait(DRAW_SECONDS)
         finally:
             terminal.drain(PATIENCE / 3)
             self._leave(terminal)

@@ -86,6 +86,13 @@ class Terminal:
             return max(found.columns, SMALLEST[0]), max(found.lines, SMALLEST[1])
         return 80, 24
 
+    def in_front(self) -> bool:
+        """Whether it is this process's to write to, as far as the system tells: not behind a shell."""
+        try:
+            return os.tcgetpgrp(self._fd) == os.getpgrp()
+        except OSError:
+            return True
+
     def isatty(self) -> bool:
         """It is one."""
         return True

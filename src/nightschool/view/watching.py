@@ -14,7 +14,7 @@ from nightschool.errors import StorageError
 from nightschool.status import Status, read_status
 from nightschool.supervisor.signals import StopSignals
 from nightschool.view import terminal as terminals
-from nightschool.view.live import FAREWELL, Live
+from nightschool.view.live import FAREWELL, Live, stoppable
 from nightschool.workspace import Layout
 
 POLL_SECONDS = 0.2
@@ -51,10 +51,11 @@ def _view(layout: Layout, signals: StopSignals) -> None:
         for line in logs.last_lines(layout.log_file, FAREWELL * 5):
             view.line(line)
         view.start()
-        while not signals.stop:
-            for line in tail.lines():
-                view.line(line)
-            time.sleep(POLL_SECONDS)
+        with stoppable(view):
+            while not signals.stop:
+                for line in tail.lines():
+                    view.line(line)
+                time.sleep(POLL_SECONDS)
     finally:
         view.close()
 
