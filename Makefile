@@ -2,7 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-JOBS ?= auto
+CORES := $(shell nproc)
+# One more than cores: tests wait for disks, browsers and processes too.
+JOBS ?= $(shell expr $(CORES) + 1)
 ROUNDS ?=
 
 .PHONY: demo test test-quick lint format bench docs clean browser
@@ -27,7 +29,7 @@ browser:
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --threads $(CORES)
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

@@ -1,6 +1,6 @@
 """How long one waits: from a dropped file to the first step on it, and from `pause` to a free device and a checkpoint.
 
-    python -m benchmarks.latency [--quick] [--threads N]
+    python -m benchmarks.latency [--quick] [--threads N] [--only drop|pause]
 
 Real processes throughout, and the same files for both:
 
@@ -11,7 +11,8 @@ Real processes throughout, and the same files for both:
                the adapter and the last state taken up again, the rows tokenised by `datasets`; the clock runs from
                the start of the process to the beginning of its first step
     pause      `pause` in the middle of training, until the trainer has ended (the device is free then at the
-               latest), over a step and a save as they take when nobody asks for anything
+               latest), over a step and a save as they take when nobody asks for anything; of an adapter on the model
+               of the drops, and of a larger model that is trained whole
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class Plan:
         pauses: how often to pause.
         length: tokens of a row, at most: what is over is cut off, so that a file is soon learned.
         hidden, layers: size of the model.
+        large_hidden, large_layers: of the one that is trained whole.
     """
 
     files: int = 10
@@ -57,25 +59,39 @@ class Plan:
     length: int = 64
     hidden: int = 128
     layers: int = 2
+    large_hidden: int = 384
+    large_layers: int = 6
     threads: int = 1
 
 
 FULL = Plan()
-QUICK = Plan(files=2, rows=40, pauses=1, length=32, hidden=32, layers=1)
+QUICK = Plan(files=2, rows=40, pauses=1, length=32, hidden=32, layers=1, large_hidden=64, large_layers=1)
 
 
-def measure(plan: Plan, folder: Path) -> dict[str, Any]:
-    """Measure all three; returns what `write` stores."""
+def measure(plan: Plan, folder: Path, only: str | None = None) -> dict[str, Any]:
+    """Measure all, or drops or pauses only; returns what `write` stores."""
     torch.set_num_threads(plan.threads)
     base = chats.make_base(folder / "base", 2000, 400_000, plan.hidden, plan.layers)
     files = [
         chats.write(folder / f"file-{number}.jsonl", plan.rows, 400_000, seed=number)
         for number in range(plan.files + 1)
     ]
-    layout = _workspace(folder / "workspace", base, plan)
+    found: dict[str, Any] = {"plan": asdict(plan), "machine": common.machine(), "bytes": files[1].stat().st_size}
+    if only != "pause":
+        found |= _drops(_workspace(folder / "workspace", base, plan), base, files, folder / "hf", plan)
+    if only != "drop":
+        large = chats.make_base(folder / "large", 2000, 400_000, plan.large_hidden, plan.large_layers)
+        found["pauses"] = {
+            "an adapter": _pauses(_workspace(folder / "adapter", base, plan), files, plan),
+            "a whole model": _pauses(_workspace(folder / "whole", large, plan, method="full"), files, plan),
+        }
+    return found
+
+
+def _drops(layout: Layout, base: Path, files: Sequence[Path], output: Path, plan: Plan) -> dict[str, Any]:
+    """Drop files, in turns with a process for each of the Hugging Face Trainer."""
     ours: list[float] = []
     theirs: list[float] = []
-    output = folder / "hf"
     with _machine(layout) as machine:
         # The first file loads the model; nobody waits for that again.
         _drop(layout, files[0])
@@ -85,18 +101,15 @@ def measure(plan: Plan, folder: Path) -> dict[str, Any]:
             _wait(lambda: _idle(layout), machine)
             ours.append(_drop(layout, file) - SETTLE)
         _wait(lambda: _idle(layout), machine)
-    pauses = _pauses(_workspace(folder / "pausing", base, plan), files, plan)
     return {
-        "plan": asdict(plan), "machine": common.machine(), "bytes": files[1].stat().st_size, "settle_seconds": SETTLE,
-        "drop": common.spread(ours), "per_file": common.spread(theirs),
+        "settle_seconds": SETTLE, "drop": common.spread(ours), "per_file": common.spread(theirs),
         "ratio": common.spread([theirs_ / ours_ for ours_, theirs_ in zip(ours, theirs, strict=True)]),
-        **pauses,
     }  # fmt: skip
 
 
-def _workspace(root: Path, base: Path, plan: Plan) -> Layout:
+def _workspace(root: Path, base: Path, plan: Plan, method: str = "lora") -> Layout:
     return common.workspace(
-        root, base, plan.threads, training={"train_batch_size": 16, "micro_batch_size": 4},
+        root, base, plan.threads, training={"method": method, "train_batch_size": 16, "micro_batch_size": 4},
         data={"max_length": plan.length, "overflow": "truncate", "packing": False, "holdout": 0.0, "loss_on": "all"},
         inbox={"settle_seconds": SETTLE, "gather_rows": 0},
     )  # fmt: skip
@@ -207,26 +220,33 @@ def _training_since(layout: Layout, step: int) -> bool:
 
 def show(result: dict[str, Any]) -> str:
     """The figures for people."""
-    rows = [
-        ("drop to first step, beyond the settle time", common.shown(result["drop"]) + " s"),
-        ("start of a process per file to its first step", common.shown(result["per_file"]) + " s"),
-        ("ratio", common.shown(result["ratio"], 1)),
-        ("pause to the trainer's end", common.shown(result["pause"]) + " s"),
-        ("pause to the word `paused`", common.shown(result["pause_told"]) + " s"),
-        ("a step", common.shown(result["step"]) + " s"),
-        ("a save", common.shown(result["save"]) + " s"),
-        ("pause over a step and a save", common.shown(result["pause_over_step_and_save"])),
-    ]
+    rows = []
+    if "drop" in result:
+        rows += [
+            ("drop to first step, beyond the settle time", common.shown(result["drop"]) + " s"),
+            ("start of a process per file to its first step", common.shown(result["per_file"]) + " s"),
+            ("ratio", common.shown(result["ratio"], 1)),
+        ]
+    for what, found in result.get("pauses", {}).items():
+        rows += [
+            (f"{what}: pause to the trainer's end", common.shown(found["pause"]) + " s"),
+            (f"{what}: pause to the word `paused`", common.shown(found["pause_told"]) + " s"),
+            (f"{what}: a step", common.shown(found["step"]) + " s"),
+            (f"{what}: a save", common.shown(found["save"]) + " s"),
+            (f"{what}: pause over a step and a save", common.shown(found["pause_over_step_and_save"])),
+        ]
     return "\n".join([common.heading(result["machine"]), "", common.table(("what", "median (quartiles)"), rows)])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    options = common.parser("latency", str(__doc__).partition("\n")[0]).parse_args(arguments)
+    parser = common.parser("latency", str(__doc__).partition("\n")[0])
+    parser.add_argument("--only", choices=("drop", "pause"), help="measure one of the two")
+    options = parser.parse_args(arguments)
     plan = QUICK if options.quick else FULL
     plan = Plan(**{**asdict(plan), "threads": options.threads})
     common.quiet_libraries()
     with common.scratch(options.out) as folder:
-        result = measure(plan, folder)
+        result = measure(plan, folder, options.only)
     print(show(result))
     print(f"\nwritten to {common.write(options.out, 'latency', result)}")
 
