@@ -2,9 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-CORES := $(shell nproc)
 # One more than cores: tests wait for disks, browsers and processes too.
-JOBS ?= $(shell expr $(CORES) + 1)
+JOBS ?= $(shell expr $$(nproc) + 1)
 ROUNDS ?=
 
 .PHONY: demo test test-quick lint format bench docs clean browser
@@ -29,7 +28,7 @@ browser:
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright --threads $(CORES)
+	$(BIN)/pyright
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
