@@ -240,6 +240,10 @@ def test_who_gives_up_by_keyboard_is_somewhere_afterwards(rooms: Rooms) -> None:
     page.keyboard.press("Enter")
     expect(page.locator("#jobs li")).to_have_count(1)
     expect(page.locator("#main")).to_be_focused()
+    # Pressed twice it asks once, as one that is out of reach meanwhile.
+    page.get_by_role("button", name="Give up").evaluate("(one) => { one.click(); one.click(); }")
+    expect(page.locator("#jobs li")).to_have_count(0)
+    assert [path for method, path, _ in rooms.world.asked if method == "DELETE"] == ["/api/jobs/j1", "/api/jobs/j2"]
 
 
 def test_on_a_phone_many_jobs_hide_neither_the_page_nor_its_end(rooms: Rooms, shots: Path) -> None:
