@@ -70,6 +70,32 @@ def test_what_only_reads_stands_in_nobodys_way_and_two_that_change_are_never_don
     assert over(jobs, reader).said == "Through."
 
 
+def test_what_was_given_up_before_its_turn_takes_nobodys_place() -> None:
+    jobs, gate = Jobs(), Gate()
+    jobs.start("first", gate)
+    assert gate.reached.wait(WAIT)
+    waiting = [jobs.start("waits", lambda _: "Done.") for _ in range(MOST_WAITING - 1)]
+    with pytest.raises(TooMuch):
+        jobs.start("too much", lambda _: "Done.")
+    for job in waiting:
+        jobs.give_up(job.id)
+    last = jobs.start("last", lambda _: "Done.")
+    gate.open.set()
+    assert over(jobs, last).state == "done"
+
+
+def test_what_waits_when_the_page_ends_is_not_begun() -> None:
+    jobs, gate, done = Jobs(), Gate(), list[str]()
+    first = jobs.start("first", gate)
+    assert gate.reached.wait(WAIT)
+    jobs.start("second", lambda _: done.append("second") or "Done.")
+    jobs.close()
+    gate.open.set()
+    assert over(jobs, first).state == "done"
+    jobs._changing._thread.join(WAIT)  # pyright: ignore[reportPrivateUsage, reportOptionalMemberAccess]
+    assert done == []
+
+
 class Reads:
     """A job that reads for ever, and asks whether it shall go on."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -104,3 +105,19 @@ def test_a_folder_that_is_gone_is_not_an_empty_one(layout: Layout) -> None:
     layout.snapshots.rename(layout.root / "elsewhere")
     (found,) = problems(layout, deep=False)
     assert "is not there" in found
+
+
+def test_one_that_is_removed_while_it_is_read_is_no_problem(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by a purge, or by retention, which wait for nobody who reads."""
+    folder, real = layout.snapshots / "2026-11-22", durable.check
+
+    def check(path: Path, *arguments: Any, **more: Any) -> list[str]:
+        if path == folder:
+            durable.remove_tree(folder)
+        return real(path, *arguments, **more)
+
+    monkeypatch.setattr(durable, "check", check)
+    found = verify.report(layout, deep=True)
+    assert not folder.exists()
+    assert found.problems == []
+    assert found.snapshots == []

@@ -122,6 +122,35 @@ def test_a_checkpoint_that_a_cut_moves_away_and_back_while_it_is_read_is_not_cal
     assert ("Reading checkpoint-20 once more: it was moved meanwhile." in told) == cut
 
 
+@pytest.mark.parametrize("what", ["damaged", "removed", "another"])
+def test_a_snapshot_that_a_purge_removes_while_it_is_read_is_not_called_damaged(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Nor is a whole one of the same name that was taken afterwards. One that is damaged and stays, the control, is."""
+    folder, copy, calls = layout.snapshots / "2026-11-22", layout.root / "copy", list[Path]()
+    shutil.copytree(folder, copy, copy_function=shutil.copy)  # with times of its own
+    real = durable.check
+
+    def check(path: Path, *arguments: Any, **more: Any) -> list[str]:
+        if path != folder or calls:
+            return real(path, *arguments, **more)
+        calls.append(path)
+        if what == "damaged":
+            next(folder.rglob("optimizer.pt")).unlink()
+            return real(path, *arguments, **more)
+        durable.remove_tree(folder)
+        problems = real(path, *arguments, **more)
+        if what == "another":
+            copy.rename(folder)
+        return problems
+
+    monkeypatch.setattr(durable, "check", check)
+    found = read(layout)
+    assert (folder in found) == (what != "removed")
+    assert bool(found.get(folder)) == (what == "damaged")
+    assert {problem for path, problem in found.items() if path != folder} == {None}
+
+
 def test_reading_can_be_ended_within_a_file(layout: Layout) -> None:
     calls: list[int] = []
 

@@ -49,6 +49,7 @@ class Hands:
             if self._most is not None and self._unfinished >= self._most:
                 raise TooMuch(f"{self._unfinished} things wait to be done already. Try again in a moment.", 429)
             self._unfinished += 1
+            done.add_done_callback(self._over)  # also of one that is given up: it waits no more
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
                 self._thread.start()
@@ -62,13 +63,13 @@ class Hands:
     def _work(self) -> None:
         while (one := self._waiting.get()) is not None:
             done, act = one
-            try:
-                if done.set_running_or_notify_cancel():
-                    _carry_out(done, act)
-            finally:
-                with self._lock:
-                    self._unfinished -= 1
+            if done.set_running_or_notify_cancel():
+                _carry_out(done, act)
             del one, done, act  # an exception's frames would be kept until the next act
+
+    def _over(self, _: Future[Any]) -> None:
+        with self._lock:
+            self._unfinished -= 1
 
 
 def _carry_out(done: Future[T], act: Callable[[], T]) -> None:

@@ -150,7 +150,10 @@ class Jobs:
         return end
 
     def close(self) -> None:
-        """Begin no more; does not wait for what runs."""
+        """Begin no more, nor what waits; does not wait for what runs."""
+        with self._lock:
+            for turn, _ in self._begun.values():
+                turn.cancel()
         self._changing.close()
         self._reading.close()
 

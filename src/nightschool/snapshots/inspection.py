@@ -44,6 +44,9 @@ def inspect(
 ) -> list[SnapshotReport]:
     """Look at every folder in `snapshots/`.
 
+    Nothing is locked. One that is removed while it is read is left out, and one that is put in its place is read: what
+    was taken away under the reader's eyes only looks damaged.
+
     Args:
         layout: the workspace.
         root: the run's root; None while there is no run.
@@ -55,7 +58,24 @@ def inspect(
     found = [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
     order = {one.folder: at for at, one in enumerate(states.snapshots(folder))}
     found.sort(key=lambda path: (order.get(path, len(order)), path.name))
-    return [_look(path, root, entries, deep, between) for path in found if path.is_dir()]
+    reports = (_settled(path, lambda path=path: _look(path, root, entries, deep, between)) for path in found)
+    return [report for report in reports if report is not None]
+
+
+def written(folder: Path) -> int | None:
+    """When a folder's manifest was written, in nanoseconds as the file system says it; None where there is none."""
+    try:
+        return (folder / durable.MANIFEST).stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+def _settled(folder: Path, look: Callable[[], SnapshotReport]) -> SnapshotReport | None:
+    while folder.is_dir():
+        before, report = written(folder), look()
+        if report.problem is None or (folder.is_dir() and written(folder) == before):
+            return report
+    return None
 
 
 def _look(

@@ -40,7 +40,7 @@ def verified(layout: Layout) -> dict[str, Verified]:
     return {
         name: Verified(str(mark["at"]), mark["problem"])
         for name, mark in _marks(layout).items()
-        if mark["manifest"] == _written(layout.root / name)
+        if mark["manifest"] == inspection.written(layout.root / name)
     }
 
 
@@ -63,7 +63,7 @@ def record(layout: Layout, found: Mapping[Path, str | None], began: datetime) ->
     marks = {name: mark for name, mark in _marks(layout).items() if (layout.root / name).is_dir()}
     limit, at = int(began.timestamp() * 1e9), began.astimezone(UTC).isoformat(timespec="seconds")
     for folder, problem in found.items():
-        written = _written(folder)
+        written = inspection.written(folder)
         if folder.is_dir() and (written is None or written <= limit):
             marks[name_of(layout, folder)] = {"at": at, "problem": problem, "manifest": written}
     # In ASCII: a folder's name may hold bytes that are no UTF-8.
@@ -111,7 +111,7 @@ def _read(layout: Layout, folder: Path, between: Callable[[], Any] | None) -> tu
 
 def _place(layout: Layout, folder: Path) -> object:
     """Differs where the folder was moved, or is another one of that name: cuts alone move them."""
-    return read_generation(layout), _written(folder)
+    return read_generation(layout), inspection.written(folder)
 
 
 def _marks(layout: Layout) -> dict[str, dict[str, Any]]:
@@ -123,10 +123,3 @@ def _marks(layout: Layout) -> dict[str, dict[str, Any]]:
         return {}
     wanted = {"at", "problem", "manifest"}
     return {name: mark for name, mark in told.items() if isinstance(mark, dict) and mark.keys() >= wanted}
-
-
-def _written(folder: Path) -> int | None:
-    try:
-        return (folder / durable.MANIFEST).stat().st_mtime_ns
-    except OSError:
-        return None

@@ -80,6 +80,8 @@ class World:
     broken: str = ""
     slow: float = 0.0
     cut_off: int = 0
+    refused: set[int] = field(default_factory=set)
+    """Files of the queue with which nothing can be done, though they are shown: just now they began, say."""
 
     def did(self, path: str) -> list[Any]:
         """The bodies with which that was asked for."""

@@ -126,7 +126,7 @@ def _queue(at: Any) -> None:
 
     def find(world: World, id: int) -> shapes.Waiting:
         one = next((one for one in world.queue if one.id == id), None)
-        if one is None or one.state not in MOVABLE:
+        if one is None or id in world.refused or one.state not in MOVABLE:
             raise DataError(f"File {id} is not in the queue.")
         return one
 
@@ -319,7 +319,7 @@ def begun(world: World, what: str) -> shapes.Job:
 
 def _go_on(world: World) -> None:
     """Time passes for all jobs."""
-    for id, job in world.jobs.items():
+    for id, job in [*world.jobs.items()]:  # a test may change them, in a thread of its own
         if job.state == "running" and not world.patient:
             ended(world, id, "done", f"Job {id} is done.")
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from tests.dashboard.browser.conftest import hold
 from tests.dashboard.browser.rooms import HOSTILE, World
 from tests.dashboard.browser.rooms_answers import begun, ended
 from tests.dashboard.browser.rooms_fixtures import FORMS, Rooms
@@ -212,6 +213,60 @@ def test_a_page_that_is_opened_while_a_job_goes_on_shows_it_and_how_it_ends(room
     for one in (page, other):
         expect(one.locator("#said")).to_have_text("All are whole.")
         expect(one.locator("#jobs li")).to_have_count(0)
+
+
+def test_what_is_pressed_is_not_put_anew_under_the_finger(rooms: Rooms) -> None:
+    page = rooms.go("/saved")
+    back = moment(page, "2026-11-27").get_by_role("button", name="Go back")
+    back.hover()
+    page.mouse.down()
+    for _ in range(2):  # when it asks once more, what it was told before is drawn
+        before = rooms.world.looked.count("api/saved")
+        rooms.world.queue.pop()  # the page is told that something changed
+        hold(lambda before=before: rooms.world.looked.count("api/saved") > before, page)
+    page.mouse.up()
+    expect(page.get_by_role("dialog")).to_contain_text("1,020 steps undone", timeout=10_000)
+
+
+def test_who_gives_up_by_keyboard_is_somewhere_afterwards(rooms: Rooms) -> None:
+    rooms.world.patient = True
+    begun(rooms.world, "/api/verify")
+    begun(rooms.world, "/api/verify")
+    page = rooms.go("/health")
+    first, second = (page.locator("#jobs li").nth(n).get_by_role("button", name="Give up") for n in (0, 1))
+    second.focus()
+    page.keyboard.press("Shift+Tab")
+    expect(first).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("#jobs li")).to_have_count(1)
+    expect(page.locator("#main")).to_be_focused()
+    # Pressed twice it asks once, as one that is out of reach meanwhile.
+    page.get_by_role("button", name="Give up").evaluate("(one) => { one.click(); one.click(); }")
+    expect(page.locator("#jobs li")).to_have_count(0)
+    assert [path for method, path, _ in rooms.world.asked if method == "DELETE"] == ["/api/jobs/j1", "/api/jobs/j2"]
+
+
+def test_on_a_phone_many_jobs_hide_neither_the_page_nor_its_end(rooms: Rooms, shots: Path) -> None:
+    rooms.world.patient = True
+    for _ in range(20):
+        begun(rooms.world, "/api/verify")
+    page = rooms.go("/health", NARROW)
+    jobs = page.locator("#jobs li")
+    expect(jobs).to_have_count(20)
+    box = page.locator(".telling").bounding_box()
+    assert box is not None
+    assert box["height"] < NARROW[1] / 2
+    page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+    end = page.locator(".foot").evaluate("""(node) => {
+      const text = document.createRange();
+      text.selectNodeContents(node);
+      return text.getBoundingClientRect().bottom;
+    }""")
+    assert end <= box["y"]
+    page.screenshot(path=shots / "many-jobs.png")
+    # The last can be given up, too.
+    jobs.nth(19).get_by_role("button", name="Give up").click()
+    expect(jobs).to_have_count(19)
 
 
 def test_a_job_that_went_with_the_server_is_not_waited_for_for_ever(rooms: Rooms) -> None:

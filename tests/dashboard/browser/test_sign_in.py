@@ -50,9 +50,11 @@ def test_a_browser_signs_in_and_is_led_on(opened: Open, address: str, shots: Pat
 
 def test_what_stands_behind_the_sign_of_number_in_an_address_is_not_lost(opened: Open, address: str) -> None:
     page = opened(f"{address}/files#2", troubled=True)
-    for token in ("another token of letters", TOKEN):
-        page.locator("#token").fill(token)
-        page.get_by_role("button", name="Sign in").click()
+    page.locator("#token").fill("another token of letters")
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("alert")).to_contain_text("not the token of this page")
+    page.locator("#token").fill(TOKEN)
+    page.get_by_role("button", name="Sign in").click()
     expect(page.locator("h1.name")).to_have_text("2.jsonl")
     assert page.url == f"{address}/files#2"
     # And where it is only found out by what the page asks for.
@@ -63,6 +65,23 @@ def test_what_stands_behind_the_sign_of_number_in_an_address_is_not_lost(opened:
     page.keyboard.press("Enter")
     expect(page.locator("h1.name")).to_have_text("1.jsonl")
     assert page.url == f"{address}/files#1"
+
+
+def test_whoever_signs_in_at_once_does_not_outrun_what_keeps_the_rest_of_the_address(
+    opened: Open, address: str
+) -> None:
+    """A password manager sends the form as soon as there is one."""
+    page = opened(f"{address}/", troubled=True)
+    page.add_init_script(
+        f"""addEventListener("readystatechange", () => {{
+          const field = document.getElementById("token");
+          if (document.readyState !== "interactive" || !field) return;
+          field.value = {TOKEN!r};
+          field.form.requestSubmit();
+        }}, true);"""
+    )
+    page.goto(f"{address}/files#2")
+    expect(page.locator("h1.name")).to_have_text("2.jsonl")
 
 
 def test_whoever_is_signed_out_meanwhile_is_asked_again(opened: Open, address: str) -> None:

@@ -33,7 +33,9 @@ function look(job) {
 
 function end(job) {
   over.set(job.id, job);
-  going.get(job.id)?.line.remove();
+  const line = going.get(job.id)?.line;
+  if (line) leave(line);
+  line?.remove();
   going.delete(job.id);
   say(job.said ?? `${job.what}: ${job.state}.`, { trouble: job.state === "failed" });
   for (const resolve of waiting.get(job.id) ?? []) resolve(job);
@@ -45,7 +47,13 @@ function show(job) {
   put(words, `${job.what} …`);
   const told = job.told.at(-1) ?? (job.state === "waiting" ? "It waits until what was begun before has ended." : "");
   if (more.dataset.told !== told) fill(more, sentence((more.dataset.told = told)));
+  if (!job.can_give_up) leave(button);
   button.hidden = !job.can_give_up;
+}
+
+/** Whoever stood on what goes, with the keyboard, stands in the page afterwards, and not nowhere. */
+function leave(node) {
+  if (node.contains(document.activeElement)) document.getElementById("main").focus({ preventScroll: true });
 }
 
 function begin(job) {
@@ -57,12 +65,13 @@ function begin(job) {
 }
 
 async function giveUp(id, button) {
-  button.disabled = true;
+  if (button.getAttribute("aria-disabled")) return;
+  button.setAttribute("aria-disabled", "true"); // `disabled` would take the focus from it
   try {
     look(await remove(`/api/jobs/${encodeURIComponent(id)}`));
   } catch (error) {
     complain(error);
-    button.disabled = false;
+    button.removeAttribute("aria-disabled");
   }
 }
 

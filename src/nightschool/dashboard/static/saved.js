@@ -70,7 +70,9 @@ function draw() {
   const all = moments();
   const groups = Map.groupBy(all.slice(0, shown), (one) => day(one.at));
   const timeline = [...groups].map(([name, ones]) => h("section", { class: "day" }, h("h3", null, capital(name)), h("ol", null, ones.map(moment))));
-  redraw(part("timeline"), all.length ? timeline : empty());
+  const fresh = h("div", null, all.length ? timeline : empty());
+  // What looks the same is the same: what somebody is about to press is not put anew under their finger.
+  if (fresh.innerHTML !== part("timeline").innerHTML) redraw(part("timeline"), [...fresh.childNodes]);
   redraw(part("saved-more"), all.length > shown ? button(`Show more of ${count(all.length)}`, () => ((shown += 4 * SHOWN), draw()), { dataset: { key: "more" } }) : null);
   const removed = saved.checkpoints.filter((one) => !one.there).length;
   const words = gone ? "Hide those that were removed" : `Show ${count(removed)} that were removed`;
