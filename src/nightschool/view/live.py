@@ -207,7 +207,7 @@ class Live:
         return True
 
     def signals_again(self) -> bool:
-        """Whether the view, which has left the terminal, signals SIGTSTP once more in a moment. Takes no lock either."""
+        """Whether the view, which has left the terminal, signals SIGTSTP once more in a moment. Takes no lock."""
         if not self._left or self._end.is_set() or not self._thread.is_alive():
             return False
         self._signals = True
