@@ -98,6 +98,29 @@ def test_the_nights_go_on_while_the_second_place_hangs_and_it_catches_up(
     assert not second.wanted(bed.ledger)
 
 
+def test_another_place_is_not_kept_waiting_by_the_one_that_hangs(bed: Bed, mount: Mount, tmp_path: Path) -> None:
+    """Its owner was told that it hangs, and has named another: no need to start the machine anew."""
+    good = tmp_path / "good"
+    good.mkdir()
+    take(bed, 22)
+    stuck = bed.night.copying._work
+    assert stuck is not None
+    assert stuck.thread is not None
+    for _ in range(3):
+        bed.tick(copying.HANG_SECONDS)
+    bed.night.settings = bed.settings.model_copy(update={"copy_to": str(good)})
+    bed.tick(night.LOOK_SECONDS)
+    bed.settle()
+    assert [one.name for one in states.snapshots(good / "snapshots")] == bed.names
+    row = bed.ledger.machine.get(second.ROW)
+    assert row["path"] == str(good)
+    mount.answer()
+    stuck.thread.join(60)
+    assert not stuck.thread.is_alive()
+    assert bed.ledger.machine.get(second.ROW) == row, "what hung says nothing of the place that came after it"
+    assert states.snapshots(mount.folder / "snapshots") == []
+
+
 def test_control_one_that_gets_on_is_waited_for(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may take hours: as long as files, or bytes of one file, go there."""
     files, go_on = threading.Semaphore(0), threading.Event()

@@ -6,11 +6,18 @@ import os
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from nightschool.settings import load_settings
 from nightschool.supervisor import rounds
+from nightschool.supervisor import run as supervisor
 from nightschool.supervisor.rounds import Rounds
+from nightschool.supervisor.run import Commands
+from nightschool.supervisor.signals import StopSignals
+from nightschool.workspace import Layout
+from tests.supervisor.fakes import TOML, child_command, drop, events, log_text
 
 LONG = 30.0
 
@@ -90,3 +97,62 @@ def test_it_sleeps_once_even_if_the_round_is_due(ledger: Path, monkeypatch: pyte
     clock = Clock(monkeypatch)
     Rounds(ledger).wait(0.0)
     assert clock.sleeps == 1
+
+
+def test_a_write_that_nobody_asks_about_ends_one_wait(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the run is coming to its end nobody does: it must not go round and round beside the last save."""
+    clock = Clock(monkeypatch)
+    waiting = Rounds(ledger)
+    waiting.changed()
+    write(ledger)
+    waiting.wait(0.2)
+    assert clock.now < 100.2
+    before = clock.now
+    waiting.wait(0.2)
+    assert clock.now - before == pytest.approx(0.2)
+    write(ledger)
+    before = clock.now
+    waiting.wait(0.2)
+    assert clock.now - before < 0.2, "control: a further one ends a further wait"
+    assert waiting.changed()
+
+
+@pytest.mark.parametrize(("late", "counts"), [(3600.0, True), (1.0, False)])
+def test_time_in_which_the_process_was_stopped_is_counted(
+    ledger: Path, monkeypatch: pytest.MonkeyPatch, late: float, counts: bool
+) -> None:
+    """A computer that is busy for a second stops nobody."""
+    clock = Clock(monkeypatch)
+    waiting = Rounds(ledger)
+    waiting.wait(0.2)
+    assert waiting.stopped == 0
+    monkeypatch.setattr(rounds.time, "sleep", lambda seconds: clock.sleep(seconds + late))
+    waiting.wait(0.2)
+    assert waiting.stopped == pytest.approx(late if counts else 0)
+
+
+@pytest.mark.parametrize("late", [3600.0, 4.0])
+def test_b6_a_trainer_is_not_ended_for_time_in_which_nothing_ran(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, late: float
+) -> None:
+    """As in a container that was paused for an hour. Control: the same time in rounds that are merely slow counts."""
+    layout.settings_file.write_text(TOML + "[machine]\nhang_minutes = 0.5\n")
+    ahead, signals, after = 0.0, StopSignals(), 0
+
+    def sleep(seconds: float) -> None:
+        nonlocal ahead, after
+        time.sleep(seconds)
+        if events(layout, "sleeper.started"):
+            ahead += late if after < 30 and (late < 5 or not after) else 0.0
+            after += 1
+            signals.stop = signals.stop or after >= 60
+
+    monkeypatch.setattr(rounds, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + ahead, sleep=sleep))
+    drop(layout, "a.jsonl")
+    children = Commands(child_command(layout, "sleeper"), child_command(layout, "intake"))
+    supervisor.run(
+        layout, load_settings(layout.settings_file), commands=children, signals=signals,
+        clock=lambda: time.monotonic() + ahead, tick_seconds=0.02,
+    )  # fmt: skip
+    assert ahead >= 2 * 60
+    assert ("made no progress" in log_text(layout)) is (late < 5)

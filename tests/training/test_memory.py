@@ -258,6 +258,45 @@ def test_f1_an_update_that_did_not_fit_is_never_saved(base: Path, tmp_path: Path
     assert rig.outcome(layout) == rig.outcome(other)
 
 
+def no_room_to_update(trainer: Trainer) -> None:
+    def step() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    trainer.loop.optimizer.step = step  # pyright: ignore
+
+
+def test_f1_an_update_that_never_fits_stops_training_with_advice(base: Path, tmp_path: Path) -> None:
+    """Nobody else holds the device, so nothing is there to be waited for; who resumes gets as many tries."""
+    layout, other = two_files(tmp_path / "run", base), two_files(tmp_path / "other", base)
+    rig.run(other)
+    for _ in range(2):
+        for _ in range(memory.UPDATES - 1):
+            with pytest.raises(DeviceError, match="begun again from the last checkpoint"):
+                rig.run(layout, on_start=no_room_to_update)
+        with pytest.raises(TrainingError, match=r"update of step 1 .*3 times in a row.*lower lora\.r"):
+            rig.run(layout, on_start=no_room_to_update)
+    rig.run(layout)
+    assert rig.outcome(layout) == rig.outcome(other)
+
+
+def test_f1_control_updates_of_other_steps_do_not_add_up(base: Path, tmp_path: Path) -> None:
+    layout = two_files(tmp_path / "run", base)
+    for at in range(memory.UPDATES + 1):
+        with pytest.raises(DeviceError, match=f"update of step {at + 1} "):
+            rig.run(layout, on_start=no_room_to_update)
+        rig.run(layout, on_step=rig.stop_at(at + 1))
+
+
+def test_f1_control_an_update_waits_for_others_as_long_as_they_hold_the_card(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = two_files(tmp_path / "run", base)
+    monkeypatch.setattr(memory, "others_hold", lambda _: "other programs hold 20 GB of 24 GB: ollama (process 7)")
+    for _ in range(2 * memory.UPDATES):
+        with pytest.raises(DeviceError, match=r"ollama \(process 7\).*goes on by itself"):
+            rig.run(layout, on_start=no_room_to_update)
+
+
 def test_f1_while_others_hold_the_card_nothing_is_split_and_no_file_is_blamed(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,10 +6,11 @@ import os
 import pty
 import shutil
 import signal
+import sqlite3
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from fcntl import ioctl
 from pathlib import Path
 from struct import pack
@@ -39,6 +40,10 @@ with StopSignals() as signals, shown(Layout(Path(sys.argv[1])), False) as view:
         view.line(f"2026-11-24 22:00:01  line {number}.")
         time.sleep(0.05)
 print("the", "end", flush=True)
+"""
+
+OPENS = """    from nightschool.ledger import Ledger
+    ledger = Ledger.open(Layout(Path(sys.argv[1])).ledger)
 """
 
 
@@ -138,6 +143,27 @@ def test_in_the_background_nothing_is_drawn(shell: Shell, program: Path, layout:
     assert b"\x1b[H" not in seen
     shell.send(b"fg\n")
     shell.until(ENTER)
+    shell.send(CTRL_C)
+    shell.until(b"the end\r\n")
+
+
+def test_a_process_that_is_stopped_keeps_nobody_from_writing_to_the_ledger(
+    shell: Shell, program: Path, layout: Layout
+) -> None:
+    """A trainer goes on meanwhile, and would end for want of a ledger that it can write to."""
+    changes = "with ledger.transaction():\n            time.sleep(0.2)\n        time.sleep(0.01)"
+    text = PROGRAM.replace("time.sleep(0.05)", changes).replace("    number = 0\n", OPENS + "    number = 0\n")
+    program.write_text(text)
+    start(shell, program, layout)
+    for _ in range(3):
+        shell.until(b"line ")
+        shell.send(CTRL_Z)
+        shell.until(b"Stopped  ")
+        with closing(sqlite3.connect(layout.ledger, timeout=0, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            other.execute("ROLLBACK")
+        shell.send(b"fg\n")
+        shell.until(ENTER)
     shell.send(CTRL_C)
     shell.until(b"the end\r\n")
 

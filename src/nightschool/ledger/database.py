@@ -31,6 +31,9 @@ from nightschool.ledger.problems import damaged, explain
 BUSY_SECONDS = 30.0
 """How long a statement waits for another process before it fails."""
 
+_changing: set[int] = set()
+"""Which connections of this process have a change under way."""
+
 COPY_PAGES = 256
 """Pages (of 4 KB) that a backup copies before it lets others write: a millisecond or two."""
 
@@ -154,22 +157,25 @@ class Database:
             self._connection.executemany(sql, rows)
 
     def _outermost(self) -> Iterator[None]:
-        with self._errors():
-            if self._connection.in_transaction:  # the disk failed even while the one before was undone
-                self._connection.execute("ROLLBACK")
-            self._connection.execute(BEGIN)
-        self._depth, self._failed = 1, None
+        _changing.add(id(self))
         try:
-            yield
-            if self._failed or not self._connection.in_transaction:
-                raise self._half_way()
             with self._errors():
-                self._connection.execute("COMMIT")
-        except BaseException:
-            self._rollback()
-            raise
+                if self._connection.in_transaction:  # the disk failed even while the one before was undone
+                    self._connection.execute("ROLLBACK")
+                self._connection.execute(BEGIN)
+            self._depth, self._failed = 1, None
+            try:
+                yield
+                if self._failed or not self._connection.in_transaction:
+                    raise self._half_way()
+                with self._errors():
+                    self._connection.execute("COMMIT")
+            except BaseException:
+                self._rollback()
+                raise
         finally:
             self._depth = 0
+            _changing.discard(id(self))
 
     def _inner(self) -> Iterator[None]:
         # SQLite itself gives up the whole transaction on a full disk; going on would commit statement by statement.
@@ -211,6 +217,11 @@ class Database:
             raise explain(error, self.path) from error
         except UnicodeDecodeError as error:  # a message of SQLite's that quotes damaged content
             raise damaged(self.path, str(error)) from error
+
+
+def changing() -> bool:
+    """Whether this process has a change under way: if it were stopped now, all others would wait for it in vain."""
+    return bool(_changing)
 
 
 _DISK_REFUSES = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}

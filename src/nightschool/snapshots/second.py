@@ -105,6 +105,8 @@ def copy(
     with held(place / LOCK, "the copying of snapshots"):
         _archive(layout, ledger, place, stopping, done)
         _snapshots(layout, place, rules, today, stopping, done)
+    if stopping():
+        raise Stopped  # perhaps for the sake of another place, which this is no news about
     now = datetime.now(UTC).isoformat(timespec="seconds")
     with ledger.transaction():
         # A snapshot that was taken meanwhile may not have been seen.

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -39,6 +39,7 @@ class _Work:
     """What the thread does and finds; `moved` changes as it gets on."""
 
     place: Path
+    stop: threading.Event = field(default_factory=threading.Event)
     thread: threading.Thread | None = None
     native_id: int = 0
     files: int = 0
@@ -71,7 +72,6 @@ class Copying:
         self.clock = clock
         self.now = now
         self._work: _Work | None = None
-        self._ending = threading.Event()
         self._moved: tuple[int, str] | None = None
         self._moved_at = 0.0
         self._hangs = False
@@ -108,8 +108,13 @@ class Copying:
 
     def begin_if_wanted(self, settings: SnapshotSettings) -> None:
         """Bring the place up to date where a snapshot is not in it yet. Raises StorageError: the ledger is away."""
-        if self._work is None and settings.copy_to and self.clock() >= self._not_before and second.wanted(self.ledger):
-            work = self._work = _Work(Path(settings.copy_to))
+        place = Path(settings.copy_to) if settings.copy_to else None
+        if self._work is not None and self._hangs and place != self._work.place:
+            # Its owner has named another place, or none. Should this one ever answer, it ends there.
+            self._work.stop.set()
+            self._work, self._hangs = None, False
+        if self._work is None and place and self.clock() >= self._not_before and second.wanted(self.ledger):
+            work = self._work = _Work(place)
             self._moved, self._moved_at = None, self.clock()
             rules = pruning.rules_of(settings)
             work.thread = threading.Thread(target=self._do, args=(work, rules), name="second place", daemon=True)
@@ -117,8 +122,8 @@ class Copying:
 
     def end(self, at_once: bool = False) -> None:
         """Let it stop at the next file, and wait a little for that; a mount that hangs is not waited for."""
-        self._ending.set()
         if self._work is not None and self._work.thread is not None:
+            self._work.stop.set()
             self._work.thread.join(0 if at_once or self._hangs else END_SECONDS)
             if not self._work.thread.is_alive():
                 with suppress(StorageError):
@@ -128,7 +133,7 @@ class Copying:
     def _do(self, work: _Work, rules: Rules) -> None:
         def stopping() -> bool:
             work.files += 1
-            return self._ending.is_set()
+            return work.stop.is_set()
 
         began = time.monotonic()
         work.native_id = threading.get_native_id()

@@ -80,10 +80,15 @@ class Supervisor:
         self.inbox = Inbox(
             layout.inbox, ledger, settings.inbox.settle_seconds, settings.inbox.rescan_seconds, log.info, clock
         )
-        self.trainer = keepers.trainer(layout, ledger, commands.trainer, TRAINER_GRACE, clock)
-        self.intake = keepers.intake(layout, ledger, commands.intake, INTAKE_GRACE, clock)
-        self.reporting = Reporting(layout, commands.tracker, settings.trackers, log.info, clock)
         self.rounds = Rounds(layout.ledger)
+
+        def awake() -> float:
+            """What others are given time by: it stands still while this process is stopped."""
+            return clock() - self.rounds.stopped
+
+        self.trainer = keepers.trainer(layout, ledger, commands.trainer, TRAINER_GRACE, awake)
+        self.intake = keepers.intake(layout, ledger, commands.intake, INTAKE_GRACE, awake)
+        self.reporting = Reporting(layout, commands.tracker, settings.trackers, log.info, clock)
         self.page = Showing(layout, commands.page, settings.page, log.info, clock, *page)
         self.lease = leases.name_of(settings)
         self.turns = Turns(self.lease, layout.root, clock)
@@ -93,9 +98,9 @@ class Supervisor:
             turn=self._turn,
         )  # fmt: skip
         self.unloading = Unloading(clock)
-        self.night = Night(layout, settings.snapshots, ledger, clock)
+        self.night = Night(layout, settings.snapshots, ledger, awake)
         self.metrics = ServingMetrics(layout, lambda: self.trainer.restarts, log.info, self._note_metrics)
-        self.mending = Mending(layout, ledger, self.trainer, settings.machine.hang_minutes, clock)
+        self.mending = Mending(layout, ledger, self.trainer, settings.machine.hang_minutes, awake)
         self.service = ServiceManager(os.environ, clock)
         self.teller = Teller(layout, settings.notify, ledger, clock)
         self.settings_file = SettingsFile(layout, ledger, settings, clock)

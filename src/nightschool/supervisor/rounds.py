@@ -9,6 +9,8 @@ STIR_SECONDS = 0.02
 """Between two looks at whether the ledger was written to; one is a single `stat`."""
 SHARE = 10
 """Rounds that are made early take at most one part in so many of a core: intake may write without a break."""
+STOPPED_SECONDS = 5.0
+"""Who wakes up so much too late was not asleep but stopped: by Ctrl-Z, or with all that runs in its container."""
 
 
 class Rounds:
@@ -22,8 +24,11 @@ class Rounds:
     """
 
     def __init__(self, ledger: Path) -> None:
+        self.stopped = 0.0
+        """Seconds for which this process was stopped. Others were too, perhaps: what they did not do tells nothing."""
         self._ledger = ledger
         self._seen: int | None = None
+        self._woke: int | None = None
         self._began = time.monotonic()
 
     def changed(self) -> bool:
@@ -32,13 +37,19 @@ class Rounds:
         return self._seen is not None and self._seen != before
 
     def wait(self, seconds: float) -> None:
-        """Return after so many seconds, or earlier where the ledger is written to."""
+        """Return after so many seconds, or earlier where the ledger is written to: once for each time it was."""
         now = time.monotonic()
         due, early = now + seconds, now + SHARE * (now - self._began)
         while True:
-            time.sleep(max(0.0, min(STIR_SECONDS, due - now)))
+            wake = now + max(0.0, min(STIR_SECONDS, due - now))
+            time.sleep(wake - now)
             now = time.monotonic()
-            if now >= due or (now >= early and self._stamp() not in (None, self._seen)):
+            if now - wake >= STOPPED_SECONDS:
+                self.stopped += now - wake
+            if now >= due:
+                break
+            if now >= early and (stamp := self._stamp()) not in (None, self._seen, self._woke):
+                self._woke = stamp
                 break
         self._began = now
 

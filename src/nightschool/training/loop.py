@@ -17,7 +17,7 @@ import torch
 
 from nightschool import curriculum, schedule
 from nightschool.curriculum import Entry
-from nightschool.errors import DeviceError, TrainingError
+from nightschool.errors import TrainingError
 from nightschool.training import batch, checkpoint, determinism, loss, memory, model, optimizer, probe, state
 from nightschool.training.data import EntryData, OpenFile
 
@@ -277,7 +277,7 @@ class Loop:
             rate: the learning rate; None where the update is not to be applied.
 
         Raises:
-            DeviceError: memory ran out.
+            DeviceError: memory ran out; an UpdateError where no others hold it.
         """
         try:
             if self.resets(place):
@@ -291,10 +291,11 @@ class Loop:
             if not memory.is_out(error):
                 raise
             # Some weights may have moved and others not. This state is never saved: the checkpoint is gone back to.
-            raise DeviceError(
-                f"Out of memory in the update of step {self.done + 1} ({model.first_line(error)}). It is begun again "
-                "from the last checkpoint. If this comes again and again, lower lora.r in a new run, choose an "
-                "optimizer with a smaller state, or end what else uses the device."
+            others = memory.others_hold(self.accelerator.device)
+            if others is not None:
+                raise memory.taken(self.accelerator.device, others) from error
+            raise memory.UpdateError(
+                f"Out of memory in the update of step {self.done + 1} ({model.first_line(error)})."
             ) from error
 
     def release(self) -> None:

@@ -5,15 +5,22 @@ from __future__ import annotations
 import gc
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from nightschool import gpus
-from nightschool.errors import DeviceError
+from nightschool.errors import DeviceError, TrainingError
+
+if TYPE_CHECKING:
+    from nightschool.ledger import Ledger
 
 CELL = "cell"
 """The machine row with the size of a cell that fits, where the one in the settings did not: {"asked", "size"}."""
+UPDATE = "update_out_of_memory"
+"""The machine row with the step whose update did not fit, and how often in a row: {"step", "times"}."""
+UPDATES = 3
+"""So often the update of one step is tried, each time in a new process, which begins with an unused device."""
 
 _LOST = (
     "unspecified launch failure",
@@ -144,6 +151,32 @@ def explained(error: BaseException, chosen: str) -> DeviceError | None:
     device = torch.device("cuda" if chosen == "auto" else chosen)
     others = others_hold(device)
     return None if others is None else taken(device, others)
+
+
+class UpdateError(DeviceError):
+    """An update that did not fit, although nobody else holds the device. The state must not be saved."""
+
+
+def update_failed(ledger: Ledger, step: int, error: UpdateError) -> DeviceError | TrainingError:
+    """The error to end the process with: it is tried again from the last checkpoint, but not for ever.
+
+    Smaller cells would not help: moments are as large as they are.
+
+    Args:
+        ledger: keeps count over the processes.
+        step: the step that was not taken, from 1.
+    """
+    before = ledger.machine.get(UPDATE) or {}
+    times = 1 + (int(before["times"]) if before.get("step") == step else 0)
+    if times < UPDATES:
+        ledger.machine.set(UPDATE, {"step": step, "times": times})
+        return DeviceError(f"{error} It is begun again from the last checkpoint.")
+    # Whoever resumes has changed something, and gets as many tries.
+    ledger.machine.delete(UPDATE)
+    return TrainingError(
+        f"{error} That was {times} times in a row, so it does not fit. End what else uses memory, then `nightschool "
+        "resume` goes on; or make a new run with a lower lora.r, or an optimizer with a smaller state."
+    )
 
 
 def cell_size(asked: int, remembered: Mapping[str, Any] | None) -> int:

@@ -283,6 +283,8 @@ class Trainer:
             return
         try:
             result = self.loop.step()
+        except memory.UpdateError as error:
+            raise memory.update_failed(self.ledger, self.loop.done + 1, error) from error
         except RuntimeError as error:
             explained = determinism.advice(error)
             if explained is None:

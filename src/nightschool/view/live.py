@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, TextIO, cast
 
 from nightschool.errors import NightschoolError
+from nightschool.ledger.database import changing
 from nightschool.view import terminal as terminals
 from nightschool.workspace import Layout
 
@@ -25,6 +26,8 @@ READ_SECONDS = 1.0
 DRAW_SECONDS = 0.5
 ANEW_SECONDS = 10.0
 """After so long the same is drawn once more, over what another program may have written on the terminal."""
+STOP_SECONDS = 0.02
+"""Between two tries to stop the process, where it changes the ledger just then."""
 KEPT = 200
 FAREWELL = 8
 """Lines of the log that stay on the terminal when the view is gone."""
@@ -48,12 +51,13 @@ def shown(layout: Layout, plain: bool, farewell: int = FAREWELL) -> Iterator[Liv
 def stoppable(view: Live) -> Iterator[None]:
     """While entered, Ctrl-Z gives the terminal back before it stops the process, and the view returns with it.
 
+    It is not stopped while it changes the ledger: a trainer could write nothing, and would end.
     The kernel decides whether there is anything to return to: where no shell could go on with it, Ctrl-Z stops nothing.
     """
 
     def on_signal(*_: object) -> None:
-        if view.leaves_first():
-            return  # and then signals once more
+        if view.leaves_first() or (changing() and view.signals_again()):
+            return
         signal.signal(signal.SIGTSTP, signal.SIG_DFL)
         signal.raise_signal(signal.SIGTSTP)  # returns when somebody lets the process go on
         signal.signal(signal.SIGTSTP, on_signal)
@@ -166,6 +170,7 @@ class Live:
         self._stir = threading.Event()
         self._to_stop = False
         self._left = False
+        self._signals = False
         self._goes_on = threading.Event()
         self._terminal: terminals.Terminal | None = None
         self._entered = False
@@ -201,6 +206,13 @@ class Live:
         self._stir.set()
         return True
 
+    def signals_again(self) -> bool:
+        """Whether the view, which has left the terminal, signals SIGTSTP once more in a moment. Takes no lock."""
+        if not self._left or self._end.is_set() or not self._thread.is_alive():
+            return False
+        self._signals = True
+        return True
+
     def goes_on(self) -> None:
         """The process was stopped and goes on."""
         self._goes_on.set()
@@ -224,10 +236,12 @@ class Live:
         self._leave(terminal, self._at_rest)
         terminal.drain(PATIENCE / 3)
         self._goes_on.clear()
-        self._left = True
-        os.kill(os.getpid(), signal.SIGTSTP)
-        while not self._goes_on.wait(DRAW_SECONDS) and not self._end.is_set():
-            pass
+        self._left = self._signals = True
+        while not self._goes_on.is_set() and not self._end.is_set():
+            if self._signals:
+                self._signals = False
+                os.kill(os.getpid(), signal.SIGTSTP)
+            self._goes_on.wait(STOP_SECONDS)
         self._left = self._to_stop = False
 
     def _leave(self, terminal: terminals.Terminal, more: str = "") -> None:
