@@ -37,7 +37,7 @@ class Fake:
     """A life of a trainer from step `done` on."""
 
     def __init__(self, ledger: Ledger, done: int) -> None:
-        self.ledger, self.layout, self.settings, self.root = ledger, None, None, {}
+        self.ledger, self.layout, self.settings, self.fixed, self.root = ledger, None, None, None, {}
         self.loop = SimpleNamespace(entries=entries_of(ledger), done=done, digests=lambda: "state")
         self.loop.next_place = lambda: curriculum.place(self.loop.entries, self.loop.done)
         self.recorder = SimpleNamespace(told={}, urgent=False, look=self.look)
@@ -65,7 +65,7 @@ class Fake:
         self.orders.obey()
         place = self.loop.next_place()
         if place is None:
-            begun = beginning.begin(None, self.ledger, None, {}, self.loop.entries, self.loop.done)  # type: ignore[arg-type]
+            begun = beginning.begin(None, self.ledger, None, {}, self.loop.entries, self.loop.done, None)  # type: ignore[arg-type]
             if begun is None:
                 return False
             self.loop.entries[:], self.new_entry = begun
@@ -82,6 +82,7 @@ class Fake:
 @pytest.fixture
 def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
     monkeypatch.setattr(beginning, "_new", new)
+    monkeypatch.setattr(beginning, "_settings_now", lambda _layout: None)
     with Ledger.create(tmp_path / "ledger.db") as made:
         yield made
 

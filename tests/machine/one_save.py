@@ -120,7 +120,7 @@ class Ready:
         rows = Rows()
         self.trainer.recorder = rows  # type: ignore[assignment]
         with Ledger.open(self.layout.ledger) as ledger:
-            self.trainer.ledger = self.trainer.holdout._ledger = ledger
+            self.trainer.ledger = self.trainer.holdout._ledger = self.trainer.prepared._ledger = ledger
             if self.trainer.loop.next_place() is None:
                 assert self.trainer._begin_next()
             self.trainer._step()

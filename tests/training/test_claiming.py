@@ -215,6 +215,7 @@ def test_what_a_job_waits_for_is_shown_beside_what_the_command_prints(
         result, said = rehearsing.rehearse(layout)
     assert result is None
     assert "nightschool pause" in said
+    capsys.readouterr()
     trainingjobs.to_stderr("a line")
     told = capsys.readouterr()
     assert (told.out, told.err) == ("", "a line\n")
