@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# One more than cores: tests wait for disks, browsers and processes too.
-JOBS ?= $(shell expr $$(nproc) + 1)
+# Two more than cores: tests wait for disks, browsers and processes too. With one more, a quarter of two cores was idle.
+JOBS ?= $(shell expr $$(nproc) + 2)
 ROUNDS ?=
 
 .PHONY: demo test test-quick lint format bench docs clean browser
@@ -58,9 +58,9 @@ $(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e .
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
+$(VENV)/.installed-dev: $(BIN)/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	@touch $@
+	@touch $(VENV)/.installed $@
 
 $(VENV)/.installed-bench: $(VENV)/.installed
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[bench]'
