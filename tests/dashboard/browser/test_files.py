@@ -35,11 +35,24 @@ def test_more_come_by_scrolling_or_by_the_button(rooms: Rooms) -> None:
     expect(page.locator("#files-rows tr")).to_have_count(50)
     rooms.visits[0].may_move = True  # what comes pushes the button down
     page.evaluate("document.getElementById('files-more').scrollIntoView()")
-    expect(page.locator("#files-rows tr")).to_have_count(100)
+    expect(page.locator("#files-rows tr").nth(99)).to_be_attached()
     page.keyboard.press("End")
     expect(page.locator("#files-rows tr")).to_have_count(122)
     expect(page.get_by_role("button", name="Show more")).to_have_count(0)
     assert len(set(page.locator("#files-rows a").evaluate_all("(all) => all.map((one) => one.hash)"))) == 122
+
+
+def test_more_come_also_where_the_end_never_left_the_sight(rooms: Rooms) -> None:
+    """It is in sight before there are rows, and again before the browser has looked: no change that it could tell."""
+    page = rooms.go("/files?search=nothing-like-that")
+    expect(page.locator("#files-empty")).to_contain_text("No file is like that.")
+    rooms.visits[0].may_move = True
+    page.evaluate(
+        """() => new MutationObserver(() => document.getElementById("files-more").scrollIntoView())
+          .observe(document.getElementById("files-rows"), { childList: true })"""
+    )
+    page.get_by_role("button", name="Show all files").click()
+    expect(page.locator("#files-rows tr")).to_have_count(122)
 
 
 def test_searches_while_typing_and_asks_once_for_many_letters(rooms: Rooms) -> None:

@@ -19,6 +19,7 @@ let next = null;
 let scrolled = 0;
 let opened = null;
 let drawn = "";
+const end = new IntersectionObserver(([one]) => one.isIntersecting && files.length && more(), { rootMargin: "300px" });
 
 const load = oneAtATime(async () => {
   // As many as are shown already: a reload must not take away what the reader scrolled to.
@@ -35,6 +36,7 @@ const load = oneAtATime(async () => {
     return;
   }
   draw();
+  lookForEnd(files);
 });
 
 const more = oneAtATime(async () => {
@@ -46,10 +48,21 @@ const more = oneAtATime(async () => {
     files = [...files, ...found.files];
     ({ next, counts } = found);
     draw();
+    lookForEnd(found.files);
   } catch (error) {
     complain(error);
   }
 });
+
+/**
+ * See anew whether the end of the list is in sight: an observer tells changes only, and where rows are drawn and
+ * scrolled over before it has looked, there was none. Not after few: those are searched on on request.
+ */
+function lookForEnd(found) {
+  if (found.length < PAGE) return;
+  end.unobserve(part("files-more"));
+  end.observe(part("files-more"));
+}
 
 /** The next files, up to `most`: a page may hold few, or none, and yet not be the last. Null: nobody asks any more. */
 async function pages(query, before, most) {
@@ -153,7 +166,7 @@ asked.state = given.get("state") ?? "";
 part("search").value = asked.search;
 part("search").addEventListener("input", settled(() => ask({ search: part("search").value.trim() }), 250));
 part("search-form").addEventListener("submit", (event) => event.preventDefault());
-new IntersectionObserver(([end]) => end.isIntersecting && files.length && more(), { rootMargin: "300px" }).observe(part("files-more"));
+end.observe(part("files-more"));
 addEventListener("hashchange", route);
 listen({
   changed({ what }) {
