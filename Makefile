@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Two more than cores: tests wait for disks, browsers and processes too. With one more, a quarter of two cores was idle.
-JOBS ?= $(shell expr $$(nproc) + 2)
+# One more than cores: tests wait for disks, browsers and processes too.
+JOBS ?= $(shell expr $$(nproc) + 1)
 ROUNDS ?=
 
 .PHONY: demo test test-quick lint format bench docs clean browser
