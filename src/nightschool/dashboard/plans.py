@@ -89,14 +89,10 @@ def of_forget(workspace: Workspace, ask: shapes.Forget) -> shapes.Plan:
     plan = workspace.forget(ask.files, purge=ask.purge, dry_run=True)
     with workspace.ledger() as ledger:
         only_follows = _only_follows(ledger, plan)
-        unchanged = plan.cut.entries == entries_of(ledger)
     traces = workspace.traces(ask.files) if ask.purge else []
     seen = _seen(workspace.layout, plan, only_follows, traces)
     if ask.purge:
         return _shown(plan, seen, [trace.what for trace in traces], undoable=False)
-    if unchanged:
-        # It was never begun: it goes, and nothing else happens. `forget.plan` counts from the newest checkpoint.
-        return _shown(plan, seen, undoable=False, untouched=True)
     return _shown(plan, seen)
 
 
@@ -173,20 +169,17 @@ def _hashed(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _shown(
-    plan: Plan, seen: Shown, purge: Sequence[str] = (), *, undoable: bool | None = None, untouched: bool = False
-) -> shapes.Plan:
-    undone = () if untouched else plan.undone
+def _shown(plan: Plan, seen: Shown, purge: Sequence[str] = (), *, undoable: bool | None = None) -> shapes.Plan:
     return shapes.Plan(
         what=plan.cut.what[:1].upper() + plan.cut.what[1:],
         now=plan.now,
-        then=plan.now if untouched else plan.then,
-        kept=plan.now if untouched else plan.kept,
+        then=plan.then,
+        kept=plan.kept,
         start=plan.start,
-        undone=[shapes.Undone(name=one.name, steps=one.steps, of=one.of) for one in undone],
+        undone=[shapes.Undone(name=one.name, steps=one.steps, of=one.of) for one in plan.undone],
         later=plan.later,
-        redo=0 if untouched else plan.redo,
-        seconds=None if untouched else plan.seconds,
+        redo=plan.redo,
+        seconds=plan.seconds,
         revived=plan.revived,
         undoable=plan.undoable if undoable is None else undoable,
         purge=list(purge),
