@@ -61,7 +61,7 @@ def test_b5_sigterm_saves_the_last_step_and_a_second_ctrl_c_ends_at_once(layout:
     machine = start(layout)
     machine.wait_for(lambda: steps(layout) > step)
     hung = machine.trainer()
-    os.kill(hung, signal.SIGSTOP)  # a trainer that saves for a long time
+    whole.freeze(layout, hung)  # a trainer that saves for a long time
     os.kill(machine.pid, signal.SIGINT)
     machine.wait_for(lambda: whole.state(layout) == "stopping")
     assert machine.process.poll() is None
@@ -93,7 +93,7 @@ def test_b8_b9_b10_killed_supervisors_leave_no_trainer_and_the_next_one_waits_fo
     with suppress(ProcessLookupError):
         # Held for a while, if it is still there, so that the next supervisor meets it. Not before the kill: the kernel
         # hangs up on stopped processes when their last parent in the session goes.
-        os.kill(trainer, signal.SIGSTOP)
+        whole.freeze(layout, trainer)
     met = whole.alive(trainer)
     second = start(layout)
     if met:
@@ -146,7 +146,7 @@ def test_b8_b10_control_without_a_lifeline_it_stays_but_two_trainers_never_publi
         assert f"process {orphan}" in (layout.root / "run.out").read_text()
         assert whole.newest(layout) == 0
 
-        os.kill(orphan, signal.SIGSTOP)
+        whole.freeze(layout, orphan)
         copy = layout.state / "copy"
         copy.write_bytes(b"")
         copy.replace(layout.trainer_lock)

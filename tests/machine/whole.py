@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -159,6 +160,37 @@ def sessions() -> Iterator[tuple[int, int]]:
 def alive(pid: int) -> bool:
     """Whether a process is there and not just waiting to be reaped."""
     return any(one == pid for one, _ in sessions())
+
+
+def freeze(layout: Layout, pid: int) -> None:
+    """Stop a process (SIGSTOP) where it is in no change of the ledger: nobody else could write there meanwhile.
+
+    Raises:
+        ProcessLookupError: it has ended.
+    """
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        os.kill(pid, signal.SIGSTOP)
+        wait_until(lambda: _stopped(pid) or not alive(pid))
+        with closing(sqlite3.connect(layout.ledger, timeout=0, isolation_level=None)) as ledger:
+            try:
+                ledger.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:  # its, or another's
+                os.kill(pid, signal.SIGCONT)
+                time.sleep(0.01)
+                continue
+            ledger.execute("ROLLBACK")
+            return
+    raise AssertionError(f"process {pid} was in a change of the ledger for {PATIENCE} s")
+
+
+def _stopped(pid: int) -> bool:
+    """Whether all threads of a process are stopped."""
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        return all((task / "stat").read_text().rsplit(")", 1)[1].split()[0] == "T" for task in tasks)
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def told(layout: Layout) -> dict[str, Any]:

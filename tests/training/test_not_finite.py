@@ -75,7 +75,10 @@ def test_f2_an_update_that_is_not_finite_is_not_applied(layout: Layout, kind: st
     assert math.isfinite(rows[8].loss)
 
 
-def test_f2_control_applied_all_the_same_it_ruins_the_weights(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_f2_control_applied_all_the_same_it_ruins_the_weights(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = small.make(tmp_path / "run", base, save_steps=100)  # no save may refuse the NaN first
     monkeypatch.setattr(loop, "math", SimpleNamespace(isfinite=lambda _: True, inf=math.inf))
     ruined: list[bool] = []
 
