@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -48,14 +47,22 @@ def ledger(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_write_ends_the_wait(ledger: Path) -> None:
+def test_a_write_ends_the_wait(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
     waiting = Rounds(ledger)
     assert waiting.changed()
     assert not waiting.changed()
-    threading.Timer(0.1, write, [ledger]).start()
-    began = time.monotonic()
+    began = clock.now
+
+    def sleep(seconds: float) -> None:
+        clock.sleep(seconds)
+        if clock.sleeps == 3:
+            write(ledger)
+
+    monkeypatch.setattr(rounds.time, "sleep", sleep)
     waiting.wait(LONG)
-    assert time.monotonic() - began < LONG / 2
+    assert clock.sleeps == 3
+    assert clock.now - began < LONG / 2
     assert waiting.changed(), "the round that follows looks at it"
 
 
