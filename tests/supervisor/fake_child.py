@@ -2,7 +2,8 @@
 
 Roles: `trainer` takes ready files through to learned, one step each; `intake` makes arrived files ready; `sleeper` does
 nothing. Behaviours: `good`; `deaf` (ignores SIGTERM); `exit:CODE[:TIMES]` (ends so, the first TIMES times, with a last
-word); `kill:TIMES` (kills itself after its first step); `exit-after-step:CODE`; `leased:NAME` (holds that lease).
+word); `kill:TIMES` (kills itself after its first step); `exit-after-step:CODE`; `leased:NAME` (holds that lease);
+`after:ROLE` (waits until that child has started, and hears signals); `said:WORDS` (waits until they are in the log).
 What happened is left in DIR as files `ROLE.started`, `ROLE.saved`, `ROLE.orphaned`, each a line per event.
 """
 
@@ -60,6 +61,12 @@ if kind == "leased":
 ledger = Ledger.open(layout.ledger)
 
 
+def held_back() -> bool:
+    if kind == "after":
+        return not (layout.root / f"{argument}.started").exists()
+    return kind == "said" and argument not in layout.log_file.read_text()
+
+
 def work() -> None:
     files = ledger.files
     if role == "intake":
@@ -99,6 +106,7 @@ while True:
     if readable:
         note("orphaned")
         sys.exit(0)
-    work()
+    if not held_back():
+        work()
     if kind == "deaf":
         time.sleep(0.02)
