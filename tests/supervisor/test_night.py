@@ -261,9 +261,17 @@ def test_after_each_snapshot_the_second_place_follows(
     assert "Copied 2026-11-22 and 4 archived files to" in caplog.text
 
 
-def test_a_machine_that_is_off_in_the_day_and_runs_until_idle_in_the_night(
-    layout: Layout, settings: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+def noon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is noon for whole machines: at the hour of the snapshots another one would come to be due in the middle."""
+    monkeypatch.setattr(Night.__init__, "__defaults__", (lambda: NOON,))
+
+
+@pytest.mark.usefixtures("noon")
+def test_a_machine_that_is_off_in_the_day_and_runs_until_idle_in_the_night(layout: Layout, settings: Any) -> None:
     """The whole supervisor: it does not end before the snapshot is taken."""
     from tests.supervisor.test_run import run
 
@@ -272,7 +280,7 @@ def test_a_machine_that_is_off_in_the_day_and_runs_until_idle_in_the_night(
     with Ledger.open(other.ledger) as ledger:
         for row in list(ledger.files.each()):
             ledger.files.set_state(row.id, "learned")
-        ledger.machine.set(night.DONE, due.to_row({date.today() - timedelta(days=9): "taken"}))
+        ledger.machine.set(night.DONE, due.to_row({NOON.date() - timedelta(days=9): "taken"}))
     made.checkpoint(other, 40)
     assert run(other, settings) == 0
     assert len(states.snapshots(other.snapshots)) == 1
