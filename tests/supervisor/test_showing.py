@@ -13,7 +13,7 @@ from nightschool.errors import SettingsError
 from nightschool.settings import PageSettings, Settings, load_settings
 from nightschool.supervisor import run as supervisor
 from nightschool.supervisor import showing
-from nightschool.supervisor.run import Commands, default_commands
+from nightschool.supervisor.run import default_commands
 from nightschool.supervisor.showing import Showing
 from nightschool.workspace import Layout
 from tests.supervisor.fakes import TOML, child_command, commands, events, gone, log_text, wait_until

@@ -286,6 +286,7 @@ def test_a_trial_says_for_each_and_does_not_wait_for_one_that_hangs(
     # For the one that hangs all of the time is over; the other has as much as it needs to come to its end.
     clock = iter((0.0, 0.2, -60.0))
     monkeypatch.setattr(teller, "time", SimpleNamespace(monotonic=clock.__next__))
+
     class Hangs:
         name, key = "x", "y"
 
