@@ -228,6 +228,7 @@ def test_h6_a_sender_that_stalls_is_let_go(services: Services) -> None:
 
 def test_h6_a_sender_that_is_slow_but_sends_is_not_let_go(services: Services) -> None:
     services.uploads.stalled = longest = 3.0
+    status = 0
     with served(services, ENDPOINTS) as at:
         while longest >= services.uploads.stalled:  # once more where the computer was busy, and it did not send
             with sending(at, "rows.jsonl", 8, b"") as client:
