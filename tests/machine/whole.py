@@ -22,7 +22,7 @@ from nightschool import durable
 from nightschool.ledger import Ledger
 from nightschool.settings import render_default_toml
 from nightschool.workspace import Layout
-from tests import forks, tiny
+from tests import device, forks, tiny
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "training": {"train_batch_size": 4, "micro_batch_size": 2, "learning_rate": 5e-3, "warmup_steps": 3},
@@ -41,7 +41,7 @@ def workspace(root: Path, base: Path, **changes: dict[str, Any]) -> Layout:
     """A workspace on disk with small settings; `changes` are sections laid over them."""
     layout = Layout(root)
     layout.create()
-    values: dict[str, dict[str, Any]] = {"model": {"name": str(base), "device": "cpu"}, **SETTINGS}
+    values: dict[str, dict[str, Any]] = {"model": {"name": str(base), "device": device.NAME}, **SETTINGS}
     for section, content in changes.items():
         values[section] = {**values.get(section, {}), **content}
     layout.settings_file.write_text(render_default_toml(values))
