@@ -1,0 +1,80 @@
+"""A child of a real machine that is stopped in the middle of a change of the ledger, so that nobody else can write."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from nightschool import durable
+from nightschool.workspace import Layout
+from tests import tiny
+from tests.machine import whole
+from tests.machine.conftest import Start
+
+pytestmark = pytest.mark.slow
+
+LIMIT = 2.4
+"""Seconds: the tests' machine.hang_minutes."""
+
+
+def school(root: Path, base: Path, hang_seconds: float = LIMIT) -> Layout:
+    return whole.workspace(
+        root, base, training={"epochs": 100_000}, checkpoints={"save_steps": 10},
+        machine={"hang_minutes": hang_seconds / 60},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    return tiny.make_model(tmp_path / "base")
+
+
+def test_b6_b8_the_machine_ends_it_and_goes_on_by_itself(tmp_path: Path, base: Path, start: Start) -> None:
+    layout = school(tmp_path / "school", base)
+    whole.drop(layout, "endless.jsonl", count=16, seed=0)
+    machine = start(layout)
+    machine.wait_for(lambda: whole.newest(layout) >= 10)
+    trainer = machine.trainer()
+    whole.freeze_inside(layout, trainer)
+    machine.wait_for(lambda: not whole.alive(trainer))
+    step = whole.newest(layout)
+    assert machine.trainer() != trainer
+    machine.wait_for(lambda: whole.newest(layout) > step)
+
+    intake = durable.holder(layout.intake_lock)
+    assert intake is not None
+    for number in range(20):
+        whole.drop(layout, f"{number}.jsonl", count=8, seed=1 + number)
+    machine.wait_for(lambda: whole.counts(layout).get("ready"))
+    whole.freeze_inside(layout, intake)
+    assert whole.counts(layout).get("ready", 0) < 20
+    machine.wait_for(lambda: not whole.alive(intake))
+    machine.wait_for(lambda: whole.counts(layout) == {"training": 1, "ready": 20})
+    assert "The intake worker kept everybody else from the ledger for" in whole.log(layout)
+    step = whole.newest(layout)
+    machine.wait_for(lambda: whole.newest(layout) > step)
+    assert machine.stop() == 0
+    code, said = whole.command(layout, "verify")
+    assert code == 0, said
+
+
+def test_b6_b8_control_it_keeps_gpu_and_ledger_for_as_long_as_it_is_let(
+    tmp_path: Path, base: Path, start: Start
+) -> None:
+    layout = school(tmp_path / "school", base, hang_seconds=0)
+    whole.drop(layout, "endless.jsonl", count=16, seed=0)
+    machine = start(layout)
+    machine.wait_for(lambda: whole.newest(layout) >= 10)
+    trainer = machine.trainer()
+    whole.freeze_inside(layout, trainer)
+    told = whole.told(layout)
+    time.sleep(2 * LIMIT)
+    assert whole.alive(trainer)
+    assert whole.told(layout) == told
+    assert machine.process.poll() is None
+    os.kill(trainer, signal.SIGCONT)
+    machine.wait_for(lambda: whole.told(layout)["step"] > told["step"])
