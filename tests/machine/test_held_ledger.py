@@ -19,6 +19,7 @@ pytestmark = pytest.mark.slow
 
 LIMIT = 2.4
 """Seconds: the tests' machine.hang_minutes."""
+FILES = 20
 
 
 def school(root: Path, base: Path, hang_seconds: float = LIMIT) -> Layout:
@@ -45,21 +46,27 @@ def test_b6_b8_the_machine_ends_it_and_goes_on_by_itself(tmp_path: Path, base: P
     assert machine.trainer() != trainer
     machine.wait_for(lambda: whole.newest(layout) > step)
 
-    intake = durable.holder(layout.intake_lock)
-    assert intake is not None
-    for number in range(20):
-        whole.drop(layout, f"{number}.jsonl", count=8, seed=1 + number)
-    machine.wait_for(lambda: whole.counts(layout).get("ready"))
-    whole.freeze_inside(layout, intake)
-    assert whole.counts(layout).get("ready", 0) < 20
-    machine.wait_for(lambda: not whole.alive(intake))
-    machine.wait_for(lambda: whole.counts(layout) == {"training": 1, "ready": 20})
-    assert "The intake worker kept everybody else from the ledger for" in whole.log(layout)
-    step = whole.newest(layout)
-    machine.wait_for(lambda: whole.newest(layout) > step)
     assert machine.stop() == 0
     code, said = whole.command(layout, "verify")
     assert code == 0, said
+
+
+def test_an_intake_worker_is_ended_too_of_which_no_progress_is_expected(
+    tmp_path: Path, base: Path, start: Start
+) -> None:
+    layout = school(tmp_path / "school", base)
+    assert whole.command(layout, "pause")[0] == 0
+    for number in range(FILES):
+        whole.drop(layout, f"{number}.jsonl", count=8, seed=number)
+    machine = start(layout)
+    intake = machine.wait_for(lambda: durable.holder(layout.intake_lock))
+    machine.wait_for(lambda: sum(whole.counts(layout).values()) == FILES and whole.state(layout) == "paused")
+    whole.freeze_inside(layout, intake)
+    machine.wait_for(lambda: not whole.alive(intake))
+    whole.drop(layout, "last.jsonl", count=8, seed=FILES)
+    machine.wait_for(lambda: "last.jsonl is in archive" in whole.log(layout))
+    assert "The intake worker kept everybody else from the ledger for" in whole.log(layout)
+    assert machine.stop() == 0
 
 
 def test_b6_b8_control_it_keeps_gpu_and_ledger_for_as_long_as_it_is_let(
