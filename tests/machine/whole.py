@@ -203,14 +203,14 @@ def freeze_inside(layout: Layout, pid: int) -> None:
 
 def _readable_only(layout: Layout) -> bool:
     """Whether somebody has begun to change the ledger, and is not just committing it."""
-    with closing(sqlite3.connect(layout.ledger, timeout=0, isolation_level=None)) as ledger:
-        with suppress(sqlite3.OperationalError):
-            ledger.execute("SELECT count(*) FROM machine").fetchall()
-            try:
-                ledger.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError:
-                return True
-            ledger.execute("ROLLBACK")
+    connection = sqlite3.connect(layout.ledger, timeout=0, isolation_level=None)
+    with closing(connection) as ledger, suppress(sqlite3.OperationalError):
+        ledger.execute("SELECT count(*) FROM machine").fetchall()
+        try:
+            ledger.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return True
+        ledger.execute("ROLLBACK")
     return False
 
 

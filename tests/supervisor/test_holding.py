@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from nightschool.ledger import Ledger
-from nightschool.ledger import database
+from nightschool.ledger import Ledger, database
 from nightschool.settings import Settings
 from nightschool.supervisor import holding, policies
 from nightschool.supervisor.children import Child, Tended
