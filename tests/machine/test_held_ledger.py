@@ -1,10 +1,10 @@
-"""A child of a real machine that is stopped in the middle of a change of the ledger, so that nobody else can write."""
+"""A child of a real machine that is stopped in the middle of a change of the ledger, so that nobody else can write.
+
+The control, and other ways to hold a ledger, are in `tests/supervisor/test_holding.py`, with stand-ins for children.
+"""
 
 from __future__ import annotations
 
-import os
-import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -22,20 +22,16 @@ LIMIT = 2.4
 FILES = 20
 
 
-def school(root: Path, base: Path, hang_seconds: float = LIMIT) -> Layout:
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    base = tiny.make_model(tmp_path / "base")
     return whole.workspace(
-        root, base, training={"epochs": 100_000}, checkpoints={"save_steps": 10},
-        machine={"hang_minutes": hang_seconds / 60},
+        tmp_path / "school", base, training={"epochs": 100_000}, checkpoints={"save_steps": 10},
+        machine={"hang_minutes": LIMIT / 60},
     )  # fmt: skip
 
 
-@pytest.fixture
-def base(tmp_path: Path) -> Path:
-    return tiny.make_model(tmp_path / "base")
-
-
-def test_b6_b8_the_machine_ends_it_and_goes_on_by_itself(tmp_path: Path, base: Path, start: Start) -> None:
-    layout = school(tmp_path / "school", base)
+def test_b6_b8_the_machine_ends_it_and_goes_on_by_itself(layout: Layout, start: Start) -> None:
     whole.drop(layout, "endless.jsonl", count=16, seed=0)
     machine = start(layout)
     machine.wait_for(lambda: whole.newest(layout) >= 10)
@@ -51,10 +47,7 @@ def test_b6_b8_the_machine_ends_it_and_goes_on_by_itself(tmp_path: Path, base: P
     assert code == 0, said
 
 
-def test_an_intake_worker_is_ended_too_of_which_no_progress_is_expected(
-    tmp_path: Path, base: Path, start: Start
-) -> None:
-    layout = school(tmp_path / "school", base)
+def test_b6_an_intake_worker_is_ended_too_of_which_no_progress_is_expected(layout: Layout, start: Start) -> None:
     assert whole.command(layout, "pause")[0] == 0
     for number in range(FILES):
         whole.drop(layout, f"{number}.jsonl", count=8, seed=number)
@@ -67,21 +60,3 @@ def test_an_intake_worker_is_ended_too_of_which_no_progress_is_expected(
     machine.wait_for(lambda: "last.jsonl is in archive" in whole.log(layout))
     assert "The intake worker kept everybody else from the ledger for" in whole.log(layout)
     assert machine.stop() == 0
-
-
-def test_b6_b8_control_it_keeps_gpu_and_ledger_for_as_long_as_it_is_let(
-    tmp_path: Path, base: Path, start: Start
-) -> None:
-    layout = school(tmp_path / "school", base, hang_seconds=0)
-    whole.drop(layout, "endless.jsonl", count=16, seed=0)
-    machine = start(layout)
-    machine.wait_for(lambda: whole.newest(layout) >= 10)
-    trainer = machine.trainer()
-    whole.freeze_inside(layout, trainer)
-    told = whole.told(layout)
-    time.sleep(2 * LIMIT)
-    assert whole.alive(trainer)
-    assert whole.told(layout) == told
-    assert machine.process.poll() is None
-    os.kill(trainer, signal.SIGCONT)
-    machine.wait_for(lambda: whole.told(layout)["step"] > told["step"])

@@ -17,6 +17,7 @@ import pytest
 from nightschool.ledger import Ledger, database
 from nightschool.settings import Settings
 from nightschool.supervisor import holding, policies
+from nightschool.supervisor.aside import Aside, Words
 from nightschool.supervisor.children import Child, Tended
 from nightschool.supervisor.holding import HELD_SECONDS, Holding, holders
 from nightschool.workspace import Layout
@@ -193,19 +194,35 @@ def test_a_connection_waits_no_longer_than_it_is_told_to(layout: Layout, monkeyp
         end(process)
 
 
+def test_what_is_kept_beside_the_work_is_started_again_and_why_is_said(tmp_path: Path) -> None:
+    now, said = [0.0], list[str]()
+    command = [sys.executable, "-c", "import time; time.sleep(600)"]
+    child = Child("page", command, tmp_path / "page.out", 1.0, lambda: now[0])
+    page = Aside(child, Words("The page", "It is started again by itself.", ""), said.append, lambda: now[0])
+    page.tend(wanted=True)
+    first = child.pid
+    page.end("hung, and was ended")
+    wait_until(lambda: page.tend(wanted=True) or not child.alive)
+    assert said == ["The page hung, and was ended. It is started again by itself."]
+    now[0] = 60
+    page.tend(wanted=True)
+    assert child.pid not in (None, first)
+    child.kill()
+    wait_until(lambda: child.poll() is not None)
+
+
 def limited(settings: Settings, minutes: float) -> Settings:
     return settings.model_copy(update={"machine": settings.machine.model_copy(update={"hang_minutes": minutes})})
 
 
-@pytest.mark.parametrize("how", WAYS)
-@pytest.mark.parametrize("role", ["trainer", "intake"])
+@pytest.mark.parametrize(("role", "how"), [("trainer", WAYS[1]), ("intake", WAYS[0]), ("intake", WAYS[2])])
 def test_b6_b8_the_machine_recovers_by_itself(
     layout: Layout, settings: Settings, background: Start, monkeypatch: pytest.MonkeyPatch, role: str, how: str
 ) -> None:
     """A trainer that waits for its next file, and an intake worker: no progress is expected of either."""
     monkeypatch.setattr(database, "BUSY_SECONDS", 0.3)
     drop(layout, "a.jsonl")
-    run = background(settings=limited(settings, 0.02), **{role: f"holds:{how}"})
+    run = background(settings=limited(settings, 0.01), **{role: f"holds:{how}"})
     wait_until(lambda: events(layout, f"{role}.holding"))
     hung = events(layout, f"{role}.started")[0]
     os.kill(hung, signal.SIGSTOP)
