@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 from nightschool import durable
 from nightschool.ledger import Ledger
 from nightschool.settings import render_default_toml
+from nightschool.supervisor.holding import holders
 from nightschool.workspace import Layout
 from tests import device, forks, tiny
 
@@ -182,6 +183,35 @@ def freeze(layout: Layout, pid: int) -> None:
             ledger.execute("ROLLBACK")
             return
     raise AssertionError(f"process {pid} was in a change of the ledger for {PATIENCE} s")
+
+
+def freeze_inside(layout: Layout, pid: int) -> None:
+    """Stop a process (SIGSTOP) in the middle of a change of the ledger: it can be read, and nobody else can write.
+
+    The process must change the ledger again and again.
+    """
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        os.kill(pid, signal.SIGSTOP)
+        wait_until(lambda: _stopped(pid))
+        if pid in holders(layout.ledger) and _readable_only(layout):
+            return
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(0.003)
+    raise AssertionError(f"process {pid} was not met in a change of the ledger for {PATIENCE} s")
+
+
+def _readable_only(layout: Layout) -> bool:
+    """Whether somebody has begun to change the ledger, and is not just committing it."""
+    connection = sqlite3.connect(layout.ledger, timeout=0, isolation_level=None)
+    with closing(connection) as ledger, suppress(sqlite3.OperationalError):
+        ledger.execute("SELECT count(*) FROM machine").fetchall()
+        try:
+            ledger.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return True
+        ledger.execute("ROLLBACK")
+    return False
 
 
 def _stopped(pid: int) -> bool:

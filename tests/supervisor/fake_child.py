@@ -2,7 +2,8 @@
 
 Roles: `trainer` takes ready files through to learned, one step each; `intake` makes arrived files ready; `sleeper` does
 nothing. Behaviours: `good`; `deaf` (ignores SIGTERM); `exit:CODE[:TIMES]` (ends so, the first TIMES times, with a last
-word); `kill:TIMES` (kills itself after its first step); `exit-after-step:CODE`; `leased:NAME` (holds that lease).
+word); `kill:TIMES` (kills itself after its first step); `exit-after-step:CODE`; `leased:NAME` (holds that lease);
+`holds:SQL` (the first time, begins a transaction so when its first work is done, and hangs in it).
 What happened is left in DIR as files `ROLE.started`, `ROLE.saved`, `ROLE.orphaned`, each a line per event.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import sqlite3
 import sys
 import time
 from pathlib import Path
@@ -60,6 +62,17 @@ if kind == "leased":
 ledger = Ledger.open(layout.ledger)
 
 
+def hang(done: bool) -> None:
+    if kind == "holds" and done and times == 1:
+        time.sleep(0.3)  # until the supervisor has read what it said last
+        connection = sqlite3.connect(layout.ledger, isolation_level=None)
+        for statement in argument.split(";"):
+            connection.execute(statement).fetchall()
+        note("holding")
+        while True:
+            time.sleep(1)
+
+
 def work() -> None:
     files = ledger.files
     if role == "intake":
@@ -68,7 +81,8 @@ def work() -> None:
             target = layout.archive / source.name
             source.rename(target)
             files.archived(row.id, "0" * 64, 1, str(target.relative_to(layout.root)))
-        for row in files.listing("archived"):
+        archived = files.listing("archived")
+        for row in archived:
             files.prepared_as(
                 row.id,
                 "p",
@@ -80,6 +94,7 @@ def work() -> None:
                 sequences=1,
                 data_digest="d",
             )
+        hang(done=bool(archived))
     if role == "trainer":
         for row in files.listing("ready"):
             files.begin(row.id)
@@ -91,6 +106,7 @@ def work() -> None:
             files.trained(row.id)
             files.learned([row.id])
             ledger.machine.set("trainer", {"phase": "waiting", "pid": os.getpid()})
+            hang(done=True)
 
 
 print(f"hello from {role}")
