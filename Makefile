@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 JOBS ?= $(shell expr $$(nproc) + 1)
 ROUNDS ?=
 
-.PHONY: demo test test-quick lint format bench docs clean browser
+.PHONY: demo test test-quick test-gpu lint format bench docs clean browser
 
 demo: $(VENV)/.installed
 	$(BIN)/nightschool demo
@@ -16,6 +16,10 @@ test: $(VENV)/.installed-dev browser
 
 test-quick: $(VENV)/.installed-dev browser
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow"
+
+# Whole machines on a GPU that nothing else uses. One after the other: some take all of its memory.
+test-gpu: $(VENV)/.installed-dev
+	NIGHTSCHOOL_TEST_DEVICE=cuda $(BIN)/python -m pytest tests/gpu
 
 # The tests of the page drive Debian's Chromium. Without it they are skipped, and that is said before and after.
 browser:

@@ -1,6 +1,6 @@
 """What a save costs training: the stall of a background save over the time a blocking save of the same state takes.
 
-    python -m benchmarks.checkpoint [--quick] [--threads N] [--gigabytes G] [--method full|lora]
+    python -m benchmarks.checkpoint [--quick] [--threads N] [--gigabytes G] [--method full|lora] [--device cuda]
 
 The real trainer in this process, with G gigabytes of state (float32 weights and AdamW's two moments). Each round:
 
@@ -56,6 +56,7 @@ class Plan:
     length: int = 64
     hidden: int = 768
     threads: int = 1
+    device: str = "cpu"
 
 
 FULL = Plan(1.0)
@@ -65,7 +66,7 @@ QUICK = Plan(0.1, rounds=3)
 def measure(plan: Plan, folder: Path) -> dict[str, Any]:
     """Run all rounds; returns what `write` stores."""
     torch.set_num_threads(plan.threads)
-    where = common.machine()
+    where = common.machine(plan.device)
     wanted = plan.gigabytes * 1e9 / 12
     lora = plan.method == "lora"
     # Per layer, and for LoRA per rank: four attention matrices, and three of the MLP, which is three times as wide.
@@ -73,7 +74,7 @@ def measure(plan: Plan, folder: Path) -> dict[str, Any]:
     rank = max(1, round(wanted / (20 * plan.hidden) / layers))
     base = common.make_base(folder / "base", plan.hidden, layers)
     layout = common.workspace(
-        folder / "workspace", base, plan.threads, training={"method": plan.method, "train_batch_size": 1},
+        folder / "workspace", base, plan.threads, plan.device, training={"method": plan.method, "train_batch_size": 1},
         data={"max_length": plan.length}, **({"lora": {"r": rank}} if lora else {}),
     )  # fmt: skip
     common.add_file(layout, "topics", _sequences(base, plan.length), epochs=100)
@@ -185,11 +186,13 @@ def show(result: dict[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write out/benchmarks/checkpoint.json."""
-    parser = common.parser("checkpoint", "What a save costs training.")
+    parser = common.parser("checkpoint", "What a save costs training.", True)
     parser.add_argument("--gigabytes", type=float, help="weights and both moments (default 1; 0.1 if quick)")
     parser.add_argument("--method", choices=("full", "lora"), default="full")
     options = parser.parse_args(arguments)
-    plan = replace(QUICK if options.quick else FULL, threads=options.threads, method=options.method)
+    plan = replace(
+        QUICK if options.quick else FULL, threads=options.threads, method=options.method, device=options.device
+    )
     plan = replace(plan, gigabytes=options.gigabytes or plan.gigabytes)
     common.quiet_libraries()
     with common.scratch(options.out) as folder:

@@ -43,11 +43,13 @@ CALM = 0.1
 T = TypeVar("T")
 
 
-def parser(name: str, about: str) -> argparse.ArgumentParser:
-    """The options that every benchmark takes."""
+def parser(name: str, about: str, device: bool = False) -> argparse.ArgumentParser:
+    """The options that every benchmark takes; with `device`, also the one to choose a GPU."""
     made = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=about)
     made.add_argument("--quick", action="store_true", help="fewer and shorter rounds: to see that it works")
     made.add_argument("--threads", type=int, default=1, help="torch's CPU threads (default 1)")
+    if device:
+        made.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1")
     made.add_argument("--out", type=Path, default=OUT, help="folder for NAME.json, and for scratch files meanwhile")
     return made
 
@@ -96,12 +98,12 @@ def byte_ids(tokenizer: Any, text: str) -> np.ndarray:
     return np.array(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int32)
 
 
-def workspace(root: Path, base: Path, threads: int, **sections: dict[str, Any]) -> Layout:
+def workspace(root: Path, base: Path, threads: int, device: str = "cpu", **sections: dict[str, Any]) -> Layout:
     """A workspace that saves only when a benchmark asks, unless `sections` say otherwise."""
     layout = Layout(root)
     layout.create()
     values: dict[str, dict[str, Any]] = {
-        "model": {"name": str(base), "device": "cpu"},
+        "model": {"name": str(base), "device": device},
         "numerics": {"threads": threads},
         "checkpoints": {"save_steps": 10**9, "save_minutes": 1e6, "save_total_limit": 2},
         "inbox": {"gather_rows": 0},
@@ -249,11 +251,18 @@ def _foreign_seconds() -> float:
     return (user + nice + steal) / os.sysconf("SC_CLK_TCK") - own.user - own.children_user
 
 
-def machine() -> dict[str, Any]:
+def settle(device: str) -> None:
+    """Wait until a GPU has done all that it was asked for."""
+    if device != "cpu":
+        torch.cuda.synchronize(device)
+
+
+def machine(device: str = "cpu") -> dict[str, Any]:
     """Where, when and with what something is measured; plain JSON values."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "processor": _processor(),
+        "device": "cpu" if device == "cpu" else f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}",
         "cores": len(os.sched_getaffinity(0)),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "system": platform.platform(),
@@ -274,9 +283,10 @@ def _processor() -> str:
 def heading(where: dict[str, Any]) -> str:
     """Machine, versions and date in two lines."""
     versions = ", ".join(f"{name} {number}" for name, number in where["versions"].items())
+    card = "" if where["device"] == "cpu" else f"{where['device']} · "
     return (
-        f"{where['date']} · {where['processor']}, {where['cores']} cores, {where['memory_gb']} GB · torch threads: "
-        f"{where['threads']}\nPython {where['python']}, SQLite {where['sqlite']}, {versions}"
+        f"{where['date']} · {card}{where['processor']}, {where['cores']} cores, {where['memory_gb']} GB · "
+        f"torch threads: {where['threads']}\nPython {where['python']}, SQLite {where['sqlite']}, {versions}"
     )
 
 

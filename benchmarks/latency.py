@@ -1,6 +1,6 @@
 """How long one waits: from a dropped file to the first step on it, and from `pause` to a free device and a checkpoint.
 
-    python -m benchmarks.latency [--quick] [--threads N] [--only drop|pause]
+    python -m benchmarks.latency [--quick] [--threads N] [--only drop|pause] [--device cuda]
 
 Real processes throughout, and the same files for both:
 
@@ -12,7 +12,8 @@ Real processes throughout, and the same files for both:
                the start of the process to the beginning of its first step
     pause      `pause` in the middle of training, until the trainer has ended (the device is free then at the
                latest), over a step and a save as they take when nobody asks for anything; of an adapter on the model
-               of the drops, and of a larger model that is trained whole
+               of the drops, and of a larger model that is trained whole. On a GPU both are larger, and the time until
+               its memory is free is told apart: all but the half gigabyte that the process itself holds there
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ from nightschool.workspace import Layout
 
 PATIENCE = 600.0
 SETTLE = 1.0
+CONTEXT = 800_000_000
+"""Bytes of a GPU that CUDA itself and its libraries hold for a process, at most."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +65,11 @@ class Plan:
     large_hidden: int = 384
     large_layers: int = 6
     threads: int = 1
+    device: str = "cpu"
 
 
 FULL = Plan()
+ON_GPU = Plan(pauses=8, length=512, hidden=1024, layers=8, large_hidden=2048, large_layers=4)
 QUICK = Plan(files=2, rows=40, pauses=1, length=32, hidden=32, layers=1, large_hidden=64, large_layers=1)
 
 
@@ -76,7 +81,11 @@ def measure(plan: Plan, folder: Path, only: str | None = None) -> dict[str, Any]
         chats.write(folder / f"file-{number}.jsonl", plan.rows, 400_000, seed=number)
         for number in range(plan.files + 1)
     ]
-    found: dict[str, Any] = {"plan": asdict(plan), "machine": common.machine(), "bytes": files[1].stat().st_size}
+    found: dict[str, Any] = {
+        "plan": asdict(plan),
+        "machine": common.machine(plan.device),
+        "bytes": files[1].stat().st_size,
+    }
     if only != "pause":
         found |= _drops(_workspace(folder / "workspace", base, plan), base, files, folder / "hf", plan)
     if only != "drop":
@@ -109,7 +118,8 @@ def _drops(layout: Layout, base: Path, files: Sequence[Path], output: Path, plan
 
 def _workspace(root: Path, base: Path, plan: Plan, method: str = "lora") -> Layout:
     return common.workspace(
-        root, base, plan.threads, training={"method": method, "train_batch_size": 16, "micro_batch_size": 4},
+        root, base, plan.threads, plan.device,
+        training={"method": method, "train_batch_size": 16, "micro_batch_size": 4},
         data={"max_length": plan.length, "overflow": "truncate", "packing": False, "holdout": 0.0, "loss_on": "all"},
         inbox={"settle_seconds": SETTLE, "gather_rows": 0},
     )  # fmt: skip
@@ -180,7 +190,8 @@ def _per_file(base: Path, file: Path, output: Path, plan: Plan, number: int) -> 
 
 def _pauses(layout: Layout, files: Sequence[Path], plan: Plan) -> dict[str, Any]:
     """Pause and go on, again and again in the middle of training."""
-    seconds, words = [], []
+    seconds, words, freed = [], [], []
+    card = None if plan.device == "cpu" else _Card(plan.device)
     workspace = Workspace.open(layout.root)
     for file in files:
         workspace.add(file, epochs=50)
@@ -191,6 +202,9 @@ def _pauses(layout: Layout, files: Sequence[Path], plan: Plan) -> dict[str, Any]
             time.sleep(0.037 * number)  # another place in the step each time
             began = time.monotonic()
             workspace.pause()
+            if card is not None:
+                _wait(card.free, machine)
+                freed.append(time.monotonic() - began)
             _wait(lambda: not _alive(layout), machine)
             seconds.append(time.monotonic() - began)
             _wait(lambda: (_told(layout).get("state") or {}).get("word") == "paused", machine)
@@ -202,9 +216,22 @@ def _pauses(layout: Layout, files: Sequence[Path], plan: Plan) -> dict[str, Any]
         saves = [row.seconds + row.stalled_seconds for row in ledger.checkpoints.listing()]
     allowed = common.spread(steps)["high"] + common.spread(saves)["high"]
     return {
+        **({"freed": common.spread(freed)} if freed else {}),
         "pause": common.spread(seconds), "pause_told": common.spread(words), "step": common.spread(steps),
         "save": common.spread(saves), "pause_over_step_and_save": common.spread([one / allowed for one in seconds]),
     }  # fmt: skip
+
+
+class _Card:
+    """The memory of a GPU that nobody else uses, as it is before the benchmark begins."""
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._unused = torch.cuda.mem_get_info(device)[0]
+
+    def free(self) -> bool:
+        """Whether no more is held than a process holds that keeps no tensors there."""
+        return torch.cuda.mem_get_info(self._device)[0] > self._unused - CONTEXT
 
 
 def _alive(layout: Layout) -> bool:
@@ -230,6 +257,7 @@ def show(result: dict[str, Any]) -> str:
     for what, found in result.get("pauses", {}).items():
         rows += [
             (f"{what}: pause to the trainer's end", common.shown(found["pause"]) + " s"),
+            *([(f"{what}: pause to the free GPU", common.shown(found["freed"]) + " s")] if "freed" in found else []),
             (f"{what}: pause to the word `paused`", common.shown(found["pause_told"]) + " s"),
             (f"{what}: a step", common.shown(found["step"]) + " s"),
             (f"{what}: a save", common.shown(found["save"]) + " s"),
@@ -239,11 +267,13 @@ def show(result: dict[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = common.parser("latency", str(__doc__).partition("\n")[0])
+    parser = common.parser("latency", str(__doc__).partition("\n")[0], True)
     parser.add_argument("--only", choices=("drop", "pause"), help="measure one of the two")
     options = parser.parse_args(arguments)
-    plan = QUICK if options.quick else FULL
-    plan = Plan(**{**asdict(plan), "threads": options.threads})
+    if options.device != "cpu" and options.only != "pause":
+        parser.error("drops are measured on the CPU: --device goes with --only pause")
+    plan = QUICK if options.quick else FULL if options.device == "cpu" else ON_GPU
+    plan = Plan(**{**asdict(plan), "threads": options.threads, "device": options.device})
     common.quiet_libraries()
     with common.scratch(options.out) as folder:
         result = measure(plan, folder, options.only)

@@ -1,6 +1,6 @@
 """What nightschool's own work costs: useful tokens per second over a bare PyTorch loop and over Hugging Face's Trainer.
 
-    python -m benchmarks.overhead [--quick] [--threads N]
+    python -m benchmarks.overhead [--quick] [--threads N] [--device cuda]
 
 In one process, on the same base model with the same LoRA, these take turns of about a second each, over and over:
 
@@ -14,6 +14,8 @@ In one process, on the same base model with the same LoRA, these take turns of a
 Useful tokens are label tokens: padding and each row's first token are none. nightschool is compared, round by round,
 with the mean of the two bare turns between which it runs; the table has the median and the quartiles of the rounds in
 which other programs left the machine alone.
+
+On a GPU the models are larger, and all four compute in bfloat16 with gradient checkpointing, as is usual there.
 """
 
 from __future__ import annotations
@@ -75,12 +77,18 @@ class Plan:
     rounds: int
     threads: int = 1
     passages: int | None = None
+    device: str = "cpu"
 
 
 CASES = (
     Case("20 ms", hidden=128, layers=2, length=256, cells=1, per_cell=1, steps=50),
     Case("200 ms", hidden=256, layers=4, length=256, cells=1, per_cell=2, steps=8),
     Case("8 cells of 20 ms", hidden=128, layers=2, length=256, cells=8, per_cell=1, steps=7),
+)
+ON_GPU = (
+    Case("0.1 B, 4 x 1024", hidden=1024, layers=8, length=1024, cells=1, per_cell=4, steps=20),
+    Case("0.9 B, 4 x 1024", hidden=2048, layers=16, length=1024, cells=1, per_cell=4, steps=6),
+    Case("0.9 B, 4 cells of 4 x 1024", hidden=2048, layers=16, length=1024, cells=4, per_cell=4, steps=2),
 )
 FULL = Plan(CASES, rounds=30)
 QUICK = Plan(tuple(replace(case, steps=max(2, case.steps // 5)) for case in CASES), rounds=3)
@@ -89,7 +97,7 @@ QUICK = Plan(tuple(replace(case, steps=max(2, case.steps // 5)) for case in CASE
 def measure(plan: Plan, folder: Path) -> dict[str, Any]:
     """Run every case; returns what `write` stores."""
     torch.set_num_threads(plan.threads)
-    where = common.machine()
+    where = common.machine(plan.device)
     cases = [_measure(case, plan, folder / f"case-{number}") for number, case in enumerate(plan.cases)]
     return {"benchmark": "overhead", "where": where, "cases": cases}
 
@@ -98,7 +106,7 @@ def _measure(case: Case, plan: Plan, folder: Path) -> dict[str, Any]:
     base = common.make_base(folder / "base", case.hidden, case.layers)
     batch_size = case.cells * case.per_cell
     layout = common.workspace(
-        folder / "workspace", base, plan.threads,
+        folder / "workspace", base, plan.threads, plan.device,
         training={"train_batch_size": batch_size, "micro_batch_size": case.per_cell},
         data={"max_length": case.length},
     )  # fmt: skip
@@ -108,9 +116,11 @@ def _measure(case: Case, plan: Plan, folder: Path) -> dict[str, Any]:
     common.add_file(layout, "topics", sequences, epochs=1 + needed // len(sequences))
 
     settings = load_settings(layout.settings_file)
-    recipe = {"dtype": "float32", "seed": settings.training.seed}
-    bare, again, other = (model.build(settings, recipe, "cpu") for _ in range(3))
-    contest = _Contest(case, plan.rounds, _Bare(bare.model), _Bare(again.model), _Rival(case, other, rows, folder))
+    dtype = model.resolve_dtype("auto", "lora", plan.device)
+    recipe = {"dtype": dtype, "seed": settings.training.seed}
+    bare, again, other = (model.build(settings, recipe, plan.device) for _ in range(3))
+    first, second = (_Bare(one.model, plan.device, dtype) for one in (bare, again))
+    contest = _Contest(case, plan, first, second, _Rival(case, other, rows, folder))
     common.run_trainer(layout, contest.turns)
     return contest.result()
 
@@ -133,20 +143,24 @@ def _rows(base: Path, length: int, passages: int | None) -> list[Encoded]:
 class _Bare:
     """The least that trains: batches ready in memory, one forward, one loss, one update."""
 
-    def __init__(self, peft_model: Any) -> None:
+    def __init__(self, peft_model: Any, device: str, dtype: str) -> None:
         self.model = peft_model
+        self._device = device
+        self._half = dtype == "bfloat16"
         self.parameters = [p for p in peft_model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-4, weight_decay=0.0)
 
     def run(self, steps: Sequence[Sequence[batch.Batch]]) -> None:
         for cells in steps:
             for one in cells:
-                logits = self.model(input_ids=one.input_ids, position_ids=one.position_ids, use_cache=False).logits
-                loss = F.cross_entropy(logits.flatten(0, 1), one.labels.flatten(), ignore_index=batch.IGNORED)
+                with torch.autocast(self._device.partition(":")[0], torch.bfloat16, enabled=self._half):
+                    logits = self.model(input_ids=one.input_ids, position_ids=one.position_ids, use_cache=False).logits
+                    loss = F.cross_entropy(logits.flatten(0, 1), one.labels.flatten(), ignore_index=batch.IGNORED)
                 (loss / len(cells)).backward()
             torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
+        common.settle(self._device)
 
 
 class _Rival:
@@ -165,6 +179,7 @@ class _Rival:
 
         class Clock(TrainerCallback):
             def on_step_end(self, *_: Any, **__: Any) -> None:
+                common.settle(str(built.device))
                 rival._clock.append((time.perf_counter(), time.process_time()))
 
         def collate_and_count(features: list[dict[str, list[int]]]) -> dict[str, Any]:
@@ -173,7 +188,8 @@ class _Rival:
 
         arguments = TrainingArguments(
             output_dir=str(folder / "rival"), per_device_train_batch_size=case.per_cell,
-            gradient_accumulation_steps=case.cells, max_steps=case.steps + 1, learning_rate=1e-4, use_cpu=True,
+            gradient_accumulation_steps=case.cells, max_steps=case.steps + 1, learning_rate=1e-4,
+            use_cpu=built.device.type == "cpu", bf16=built.dtype == "bfloat16",
             save_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True,
             remove_unused_columns=False, dataloader_pin_memory=False,
         )  # fmt: skip
@@ -213,10 +229,11 @@ class _Turn:
 class _Contest:
     """The turns of one case, and what they gave."""
 
-    def __init__(self, case: Case, rounds: int, bare: _Bare, again: _Bare, rival: _Rival) -> None:
+    def __init__(self, case: Case, plan: Plan, bare: _Bare, again: _Bare, rival: _Rival) -> None:
         self.case = case
+        self.device = plan.device
         self.bare, self.again, self.rival = bare, again, rival
-        self.rounds: common.Rounds[dict[str, _Turn]] = common.Rounds(rounds)
+        self.rounds: common.Rounds[dict[str, _Turn]] = common.Rounds(plan.rounds)
 
     def turns(self, trainer: Trainer) -> Generator[None]:
         """The plan of the trainer: see `common.Turns`. One round goes before all others to warm up."""
@@ -266,7 +283,8 @@ class _Contest:
                 numbers = curriculum.step_sequences(trainer.loop.seed, entry, local)
                 cells: list[batch.Batch] = []
                 for _, members in curriculum.cells(numbers, self.case.per_cell):
-                    cells += batch.collate([data.sequence(n)[:3] for n in members], "cpu", True, 256, False)
+                    rows = [data.sequence(n)[:3] for n in members]
+                    cells += batch.collate(rows, self.device, packed=True, pad_id=256, flatten=False)
                 steps.append(cells)
         return steps
 
@@ -309,8 +327,10 @@ def show(result: dict[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write out/benchmarks/overhead.json."""
-    options = common.parser("overhead", "nightschool's steady state over a bare loop.").parse_args(arguments)
-    plan = replace(QUICK if options.quick else FULL, threads=options.threads)
+    options = common.parser("overhead", "nightschool's steady state over a bare loop.", True).parse_args(arguments)
+    plan = replace(QUICK if options.quick else FULL, threads=options.threads, device=options.device)
+    if options.device != "cpu":
+        plan = replace(plan, cases=ON_GPU)
     common.quiet_libraries()
     with common.scratch(options.out) as folder:
         result = measure(plan, folder)

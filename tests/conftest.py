@@ -7,6 +7,7 @@ that the bytes are on it. Tests that are about the disk, and whole machines, tak
 import gc
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from pathlib import Path
@@ -16,6 +17,9 @@ import pytest
 from hypothesis import settings
 
 from tests import forks
+
+# What a shell starts in the background ignores Ctrl-C, and hands that on to all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes says something about the computer, and nothing about the code.
 settings.register_profile("nightschool", deadline=None)

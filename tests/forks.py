@@ -41,6 +41,8 @@ from typing import Any
 COLD = subprocess.Popen
 PYTHON = sys.executable
 OURS = "nightschool"
+FORKS = os.environ.get("NIGHTSCHOOL_TEST_DEVICE", "cpu") == "cpu"
+"""On a GPU all is started cold: CUDA does not survive a fork, and nobody knows whether an import touches it."""
 LEAVES = ("nightschool.training", "nightschool.intake", "nightschool.demo.base")
 """Programs that start none of this program's processes."""
 MODULES = (
@@ -146,7 +148,7 @@ class Popen(COLD):  # type: ignore[type-arg]
         inherited = COLD._execute_child  # pyright: ignore[reportAttributeAccessIssue]
         asked = inspect.signature(inherited).bind(self, *args, **more).arguments
         job = job_of(asked)
-        if job is None or not nursery().can(job.environment):
+        if job is None or not FORKS or not nursery().can(job.environment):
             inherited(self, *args, **more)
             return
         ends = [asked[name] for name in ("p2cread", "c2pwrite", "errwrite")]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from nightschool import gpus, hardware
+from nightschool.settings import render_default_toml
 from nightschool.workspace import Layout
 
 
@@ -26,6 +27,36 @@ def test_memory_of_a_process(tmp_path: Path) -> None:
 )
 def test_what_the_gpu_tool_says(said: str, found: tuple[int, int] | None) -> None:
     assert hardware.gpu_memory(said.splitlines()) == found
+
+
+@pytest.mark.parametrize(
+    ("device", "visible", "card"),
+    [
+        ("auto", None, "0"),
+        ("cuda", None, "0"),
+        ("cuda:1", None, "1"),
+        ("cuda:1", "2,3", "3"),
+        ("auto", "GPU-5a, GPU-6b", "GPU-5a"),
+        ("cuda:1", "2", None),
+        ("auto", "", None),
+        ("cpu", None, "0"),
+    ],
+)
+def test_the_card_that_is_asked_about_is_the_one_trained_on(device: str, visible: str | None, card: str | None) -> None:
+    assert hardware.card_of(device, visible) == card
+
+
+def test_the_gpu_tool_is_asked_about_the_card_in_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = Layout(tmp_path / "school")
+    layout.create()
+    layout.settings_file.write_text(render_default_toml({"model": {"name": "none", "device": "cuda:1"}}))
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\necho 1, 2\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert hardware.Probe(layout).look().gpu_total == 2 << 20
+    assert (tmp_path / "asked").read_text().startswith("-i 1 ")
 
 
 def test_the_gpu_tool_is_asked_seldom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

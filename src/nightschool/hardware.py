@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from nightschool import durable, gpus
+from nightschool import durable, gpus, inforce
 from nightschool.errors import NightschoolError
 from nightschool.workspace import Layout
 
@@ -69,10 +69,29 @@ class Probe:
         if self._tool is None or (self._gpu_at is not None and now - self._gpu_at < GPU_SECONDS):
             return self._gpu
         self._gpu_at = now
-        # The trainer takes the first of those that it may see.
-        first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip() or "0"
-        self._gpu = gpu_memory(gpus.query("gpu", GPU_COLUMNS, GPU_PATIENCE, first))
+        card = card_of(self._device(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+        self._gpu = None if card is None else gpu_memory(gpus.query("gpu", GPU_COLUMNS, GPU_PATIENCE, card))
         return self._gpu
+
+    def _device(self) -> str:
+        """What model.device says, as far as that can be read."""
+        with suppress(NightschoolError, OSError):
+            return inforce.read(self._layout).model.device
+        return "auto"
+
+
+def card_of(device: str, visible: str | None) -> str | None:
+    """Number or UUID, for nvidia-smi, of the GPU that model.device means; None for one that is not to be seen. Pure.
+
+    Args:
+        device: as in the settings. With `cpu` it is the first one: the page shows what there is.
+        visible: CUDA_VISIBLE_DEVICES.
+    """
+    number = int(found) if (found := device.partition(":")[2]).isdecimal() else 0
+    if visible is None:
+        return str(number)
+    cards = [part.strip() for part in visible.split(",") if part.strip()]
+    return cards[number] if number < len(cards) else None
 
 
 def gpu_memory(lines: Sequence[str]) -> tuple[int, int] | None:

@@ -15,6 +15,7 @@ from nightschool.ledger.steps import LOST
 from nightschool.record import belongs, entries_of, read_record, root_digest
 from nightschool.snapshots import inspection
 from nightschool.snapshots.inspection import SnapshotReport
+from nightschool.snapshots.moving import Reading
 from nightschool.workspace import Layout
 
 AROUND = 5
@@ -90,10 +91,14 @@ def report(layout: Layout, *, replay: bool = False, deep: bool = False) -> Repor
         root = root_digest(stored) if stored else None
         # In this order: while the machine trains, what is read later knows all that was read before.
         folders = layout.checkpoints()
+        steps = {path: step for step, path in folders}
+        reading = Reading(
+            layout, lambda path: _checkpoint(path, steps[path], root, entries_of(ledger)), lambda one: bool(one.problem)
+        )
+        for path in steps:
+            reading.read(path)
+        checkpoints = list(reading.settled().values())
         entries = entries_of(ledger)
-        reports = [_checkpoint(path, step, root, entries) for step, path in folders]
-        # Retention may have taken one away meanwhile.
-        checkpoints = [one for one, (_, path) in zip(reports, folders, strict=True) if path.exists()]
         boundaries = _boundaries(ledger, entries)
         last = ledger.steps.last()
         step = max([one.step for one in checkpoints if not one.problem] + [last.step if last else 0])

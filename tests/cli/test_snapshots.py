@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from nightschool import Workspace, durable
+from nightschool import Workspace, checkup, durable
 from nightschool.ledger import Ledger
-from nightschool.snapshots import asking
+from nightschool.snapshots import asking, second
 from nightschool.snapshots.holding import way_back
 from nightschool.workspace import Layout
 from tests.cli.conftest import Result, Run
@@ -139,3 +139,18 @@ def test_the_second_place_is_brought_up_to_date_and_the_doctor_looks_at_it(
     assert sorted(path.name for path in (place / "snapshots").iterdir()) == ["a", "b"]
     (found,) = [one for one in here("doctor", "--json").json if one["what"] == "copies"]
     assert found["verdict"] == "good"
+
+
+@pytest.mark.parametrize("hangs", [True, False])
+def test_the_doctor_does_not_wait_for_a_second_place_that_does_not_answer(
+    here: Run, layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: bool
+) -> None:
+    """One that answers late, the control, is waited for."""
+    answers = threading.Event()
+    layout.settings_file.write_text(made.TOML + f'[snapshots]\ncopy_to = "{tmp_path}"\n')
+    monkeypatch.setattr(checkup, "PLACE_PATIENCE", 0.05 if hangs else 60)
+    monkeypatch.setattr(second, "problem_of", lambda *_: answers.wait(60 if hangs else 0.3) and "it answered")
+    (found,) = [one for one in here("doctor", "--json").json if one["what"] == "copies"]
+    answers.set()
+    assert found["verdict"] == ("bad" if hangs else "good")
+    assert (f"{tmp_path} (snapshots.copy_to) does not answer: its disk may be gone" == found["found"]) == hangs

@@ -21,8 +21,9 @@ from typing import Any, NoReturn
 from nightschool import durable
 from nightschool.ledger import Ledger
 from nightschool.settings import render_default_toml
+from nightschool.supervisor.holding import holders
 from nightschool.workspace import Layout
-from tests import forks, tiny
+from tests import device, forks, tiny
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "training": {"train_batch_size": 4, "micro_batch_size": 2, "learning_rate": 5e-3, "warmup_steps": 3},
@@ -41,7 +42,7 @@ def workspace(root: Path, base: Path, **changes: dict[str, Any]) -> Layout:
     """A workspace on disk with small settings; `changes` are sections laid over them."""
     layout = Layout(root)
     layout.create()
-    values: dict[str, dict[str, Any]] = {"model": {"name": str(base), "device": "cpu"}, **SETTINGS}
+    values: dict[str, dict[str, Any]] = {"model": {"name": str(base), "device": device.NAME}, **SETTINGS}
     for section, content in changes.items():
         values[section] = {**values.get(section, {}), **content}
     layout.settings_file.write_text(render_default_toml(values))
@@ -184,6 +185,35 @@ def freeze(layout: Layout, pid: int) -> None:
             ledger.execute("ROLLBACK")
             return
     raise AssertionError(f"process {pid} held a lock of the ledger for {PATIENCE} s")
+
+
+def freeze_inside(layout: Layout, pid: int) -> None:
+    """Stop a process (SIGSTOP) in the middle of a change of the ledger: it can be read, and nobody else can write.
+
+    The process must change the ledger again and again.
+    """
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        os.kill(pid, signal.SIGSTOP)
+        wait_until(lambda: _stopped(pid))
+        if pid in holders(layout.ledger) and _readable_only(layout):
+            return
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(0.003)
+    raise AssertionError(f"process {pid} was not met in a change of the ledger for {PATIENCE} s")
+
+
+def _readable_only(layout: Layout) -> bool:
+    """Whether somebody has begun to change the ledger, and is not just committing it."""
+    connection = sqlite3.connect(layout.ledger, timeout=0, isolation_level=None)
+    with closing(connection) as ledger, suppress(sqlite3.OperationalError):
+        ledger.execute("SELECT count(*) FROM machine").fetchall()
+        try:
+            ledger.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return True
+        ledger.execute("ROLLBACK")
+    return False
 
 
 def _stopped(pid: int) -> bool:

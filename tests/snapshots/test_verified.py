@@ -15,6 +15,7 @@ from nightschool.cli import main
 from nightschool.ledger import Ledger
 from nightschool.record import write_generation
 from nightschool.snapshots import verified as marks
+from nightschool.verify import report
 from nightschool.workspace import Layout
 from tests.snapshots import made
 
@@ -94,32 +95,54 @@ def test_what_is_gone_is_forgotten_and_what_was_not_read_stays(layout: Layout) -
     assert "checkpoint-10" not in layout.verified.read_text()
 
 
+def moved_while_read(layout: Layout, monkeypatch: pytest.MonkeyPatch, cut: bool, stays: bool = False) -> list[Path]:
+    """checkpoint-20 is moved away while it is read for the first time, and back afterwards; what was read."""
+    folder, seen = layout.checkpoint(20), list[Path]()
+    real, away = durable.check, layout.undone / "1" / folder.name
+
+    def check(path: Path, *arguments: Any, **more: Any) -> list[str]:
+        seen.append(path)
+        if path != folder or seen.count(path) > 1:
+            return real(path, *arguments, **more)
+        away.parent.mkdir(parents=True)
+        folder.rename(away)
+        if cut:
+            write_generation(layout, 1)
+        problems = real(path, *arguments, **more)
+        if not stays:
+            away.rename(folder)
+        return problems
+
+    monkeypatch.setattr(durable, "check", check)
+    return seen
+
+
 @pytest.mark.parametrize("cut", [True, False])
 def test_a_checkpoint_that_a_cut_moves_away_and_back_while_it_is_read_is_not_called_damaged(
     layout: Layout, monkeypatch: pytest.MonkeyPatch, cut: bool
 ) -> None:
     """Without a cut, the control, what is found missing is missing."""
-    folder, told = layout.checkpoint(20), list[str]()
-    real, away = durable.check, layout.undone / "1" / folder.name
-
-    def check(path: Path, *arguments: Any, **more: Any) -> list[str]:
-        if path == folder and not told[-1].endswith("meanwhile."):
-            away.parent.mkdir(parents=True)
-            folder.rename(away)
-            if cut:
-                write_generation(layout, 1)
-        return real(path, *arguments, **more)
-
-    def tell(text: str) -> None:
-        told.append(text)
-        if text == "Reading the snapshots.":
-            away.rename(folder)
-
-    monkeypatch.setattr(durable, "check", check)
+    told = list[str]()
+    moved_while_read(layout, monkeypatch, cut)
     with Ledger.open(layout.ledger) as ledger:
-        found = marks.read_all(layout, ledger, tell)
-    assert (found[folder] is None) == cut
+        found = marks.read_all(layout, ledger, told.append)
+    assert (found[layout.checkpoint(20)] is None) == cut
     assert ("Reading checkpoint-20 once more: it was moved meanwhile." in told) == cut
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_nor_does_the_command_call_it_so(layout: Layout, monkeypatch: pytest.MonkeyPatch, cut: bool) -> None:
+    seen = moved_while_read(layout, monkeypatch, cut)
+    found = {one.step: one.problem for one in report(layout).checkpoints}
+    assert (found[20] is None) == cut
+    assert found[10] is None
+    assert seen.count(layout.checkpoint(20)) == 1 + cut
+
+
+def test_nor_one_that_a_cut_moved_away(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved_while_read(layout, monkeypatch, cut=True, stays=True)
+    assert [one.step for one in report(layout).checkpoints if one.problem] == []
+    assert layout.checkpoint(20) not in read(layout)
 
 
 @pytest.mark.parametrize("what", ["damaged", "removed", "another"])

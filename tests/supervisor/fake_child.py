@@ -3,7 +3,8 @@
 Roles: `trainer` takes ready files through to learned, one step each; `intake` makes arrived files ready; `sleeper` does
 nothing. Behaviours: `good`; `deaf` (ignores SIGTERM); `exit:CODE[:TIMES]` (ends so, the first TIMES times, with a last
 word); `kill:TIMES` (kills itself after its first step); `exit-after-step:CODE`; `leased:NAME` (holds that lease);
-`after:ROLE` (waits until that child has started, and hears signals); `said:WORDS` (waits until they are in the log).
+`after:ROLE` (waits until that child has started, and hears signals); `said:WORDS` (waits until they are in the log);
+`holds:SQL` (the first time, begins a transaction so when its first work is done, and hangs in it).
 What happened is left in DIR as files `ROLE.started`, `ROLE.saved`, `ROLE.orphaned`, each a line per event.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import sqlite3
 import sys
 import time
 from pathlib import Path
@@ -67,6 +69,17 @@ def held_back() -> bool:
     return kind == "said" and argument not in layout.log_file.read_text()
 
 
+def hang(done: bool) -> None:
+    if kind == "holds" and done and times == 1:
+        time.sleep(0.3)  # until the supervisor has read what it said last
+        connection = sqlite3.connect(layout.ledger, isolation_level=None)
+        for statement in argument.split(";"):
+            connection.execute(statement).fetchall()
+        note("holding")
+        while True:
+            time.sleep(1)
+
+
 def work() -> None:
     files = ledger.files
     if role == "intake":
@@ -75,7 +88,8 @@ def work() -> None:
             target = layout.archive / source.name
             source.rename(target)
             files.archived(row.id, "0" * 64, 1, str(target.relative_to(layout.root)))
-        for row in files.listing("archived"):
+        archived = files.listing("archived")
+        for row in archived:
             files.prepared_as(
                 row.id,
                 "p",
@@ -87,6 +101,7 @@ def work() -> None:
                 sequences=1,
                 data_digest="d",
             )
+        hang(done=bool(archived))
     if role == "trainer":
         for row in files.listing("ready"):
             files.begin(row.id)
@@ -98,6 +113,7 @@ def work() -> None:
             files.trained(row.id)
             files.learned([row.id])
             ledger.machine.set("trainer", {"phase": "waiting", "pid": os.getpid()})
+            hang(done=True)
 
 
 print(f"hello from {role}")

@@ -30,7 +30,7 @@ from nightschool.training.state import Digests
 from nightschool.training.stopping import Stop
 from nightschool.training.trainer import Trainer
 from nightschool.workspace import Layout
-from tests import tiny
+from tests import device, tiny
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "training": {"train_batch_size": 4, "micro_batch_size": 2, "learning_rate": 5e-3, "warmup_steps": 3},
@@ -131,7 +131,7 @@ def workspace(root: Path, base: Path, **changes: dict[str, Any]) -> Layout:
 
 def configure(layout: Layout, base: Path, **changes: dict[str, Any]) -> None:
     """Write the settings file anew."""
-    values: dict[str, dict[str, Any]] = {"model": {"name": str(base), "device": "cpu"}, **SETTINGS}
+    values: dict[str, dict[str, Any]] = {"model": {"name": str(base), "device": device.NAME}, **SETTINGS}
     for section, content in changes.items():
         values[section] = {**values.get(section, {}), **content}
     layout.settings_file.write_text(render_default_toml(values))

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import threading
 import weakref
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from nightschool import room
+from nightschool.errors import StorageError
 from nightschool.training import batch, memory, model
+from nightschool.training.saver import Saver
 from nightschool.training.trainer import Trainer
 from nightschool.workspace import Layout
 from tests.training import rig
@@ -200,6 +205,81 @@ def test_a_save_that_is_overtaken_is_not_waited_for(
     rig.run(layout)
     rig.run(other)
     assert rig.outcome(layout) == rig.outcome(other)
+
+
+@pytest.mark.parametrize("room_again", [True, False])
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_c5_the_last_save_is_tried_where_the_one_before_it_failed(
+    base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    kind: str,
+    room_again: bool,
+) -> None:
+    """The last one holds all of it. Where it fails too, the control, that is what the trainer ends with."""
+    layout, other = make(tmp_path / "run", base, kind), make(tmp_path / "other", base, kind)
+    rig.run(other, on_step=rig.stop_at(6))
+    real, written = model.write_model, []
+
+    def write(built: Any, method: str, weights: Any, folder: Path) -> None:
+        written.append(folder.name)
+        if len(written) == 1:
+            assert overtaken.wait(60), "the last save has not come while the one before it was written"
+        if len(written) == 1 or not room_again:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(built, method, weights, folder)
+
+    def on_start(trainer: Trainer) -> None:
+        nonlocal overtaken
+        overtaken = trainer.saver._overtaken
+
+    overtaken = threading.Event()
+    monkeypatch.setattr(model, "write_model", write)
+    with nullcontext() if room_again else pytest.raises(StorageError, match="No space left"):
+        rig.run(layout, on_start=on_start, on_step=rig.stop_at(6))
+    assert len(written) == 2
+    assert [step for step, _ in layout.checkpoints()] == ([6] if room_again else [])
+    assert not list(layout.current_model.glob(".tmp-*"))
+    assert "That was the save before the last one, which is tried all the same." in caplog.text
+    monkeypatch.undo()
+    if room_again:
+        assert rig.final(layout) == rig.final(other)
+    rig.run(layout)
+    rig.run(other)
+    assert rig.outcome(layout) == rig.outcome(other)
+
+
+@pytest.mark.parametrize("too_early", [False, True])
+def test_c5_whether_there_is_room_for_the_last_save_is_asked_when_the_one_before_it_is_gone(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, too_early: bool
+) -> None:
+    """What that one has written fills the disk: asked too early, the control, the last one would not be begun."""
+    layout = make(tmp_path / "run", base, "lora")
+    real, seen = model.write_model, []
+
+    def write(*arguments: Any) -> None:
+        real(*arguments)
+        if not seen:
+            seen.append(overtaken.wait(3 if too_early else 60))
+
+    def on_start(trainer: Trainer) -> None:
+        nonlocal overtaken
+        overtaken = trainer.saver._overtaken
+
+        def lacking(*_: Any) -> str | None:
+            unfinished = list(layout.current_model.glob(".tmp-*"))
+            return "there is none" if unfinished and trainer.stop.is_set() else None
+
+        monkeypatch.setattr(room, "lacking", lacking)
+
+    overtaken = threading.Event()
+    monkeypatch.setattr(model, "write_model", write)
+    if too_early:
+        monkeypatch.setattr(Saver, "busy", False)
+    with pytest.raises(StorageError, match="waits for room") if too_early else nullcontext():
+        rig.run(layout, on_start=on_start, on_step=rig.stop_at(6))
+    assert [step for step, _ in layout.checkpoints()] == [5 if too_early else 6]
 
 
 def test_control_a_save_that_another_follows_within_the_training_is_written(

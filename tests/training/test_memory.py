@@ -16,6 +16,7 @@ import torch
 
 from nightschool.errors import DeviceError, ModelError, TrainingError
 from nightschool.ledger import Ledger
+from nightschool.record import write_generation
 from nightschool.settings import load_settings
 from nightschool.training import batch, checkpoint, device, memory
 from nightschool.training.memory import Verdict, after_failure
@@ -285,6 +286,18 @@ def test_f1_control_updates_of_other_steps_do_not_add_up(base: Path, tmp_path: P
         with pytest.raises(DeviceError, match=f"update of step {at + 1} "):
             rig.run(layout, on_start=no_room_to_update)
         rig.run(layout, on_step=rig.stop_at(at + 1))
+
+
+def test_f1_control_updates_of_other_histories_do_not_add_up(base: Path, tmp_path: Path) -> None:
+    """After a rollback the step of that number may be another one: it has all of its tries."""
+    layout = two_files(tmp_path / "run", base)
+    for generation in range(2):
+        write_generation(layout, generation)
+        for _ in range(memory.UPDATES - 1):
+            with pytest.raises(DeviceError, match="update of step 1 "):
+                rig.run(layout, on_start=no_room_to_update)
+    with pytest.raises(TrainingError, match="3 times in a row"):
+        rig.run(layout, on_start=no_room_to_update)
 
 
 def test_f1_control_an_update_waits_for_others_as_long_as_they_hold_the_card(

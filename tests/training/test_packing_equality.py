@@ -15,6 +15,7 @@ from nightschool.record import entries_of, read_record
 from nightschool.training import loss
 from nightschool.training.trainer import Trainer
 from nightschool.workspace import Layout
+from tests import device
 from tests.training import plain, rig
 
 LEAKY: dict[str, dict[str, Any]] = {
@@ -27,7 +28,7 @@ LEAKY: dict[str, dict[str, Any]] = {
 def train(root: Path, base: Path, force: str | None = None, attention: str = "auto", **training: Any) -> Layout:
     """Train in full on forty steps; `force` is told to the loop as the reason not to pack, or "pack" for none."""
     layout = rig.workspace(
-        root, base, model={"name": str(base), "device": "cpu", "attn_implementation": attention},
+        root, base, model={"name": str(base), "device": device.NAME, "attn_implementation": attention},
         training={"method": "full", "learning_rate": 2e-3, **training},
     )  # fmt: skip
     rig.add(layout, "a", rig.sequences(80, 1))

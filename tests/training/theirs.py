@@ -20,12 +20,13 @@ from nightschool.adoption import adopt, child
 from nightschool.intake.packing import Packed
 from nightschool.training import adopting
 from nightschool.workspace import Layout
+from tests import device
 from tests.training import rig
 
 LORA: dict[str, Any] = {"r": 4, "lora_alpha": 16, "target_modules": ["q_proj", "k_proj", "v_proj", "down_proj"]}
 ROWS, LENGTH = 4, 16
 OURS: dict[str, dict[str, Any]] = {
-    "model": {"device": "cpu"}, "numerics": {"threads": 1}, "inbox": {"gather_rows": 0},
+    "model": {"device": device.NAME}, "numerics": {"threads": 1}, "inbox": {"gather_rows": 0},
     "checkpoints": {"save_steps": 5},
 }  # fmt: skip
 

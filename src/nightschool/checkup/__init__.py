@@ -11,6 +11,7 @@ from contextlib import suppress
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from nightschool import basemodel, durable, gpus, hours
 from nightschool.checkup import around, night, rehearsing, sizes
@@ -24,6 +25,8 @@ from nightschool.words import in_bytes
 from nightschool.workspace import Layout
 
 LITTLE_ROOM = 2_000_000_000
+PLACE_PATIENCE = 5.0
+"""Seconds for which the second place is waited for; a disk that sleeps takes some to spin up."""
 SHOWN = ("torch", "transformers", "peft", "accelerate", "trl", "datasets")
 
 
@@ -254,13 +257,20 @@ def second_place(layout: Layout, settings: Settings) -> Iterator[Finding]:
     from nightschool.snapshots import second
 
     place = Path(settings.snapshots.copy_to)
+
+    def look() -> tuple[str | None, str]:
+        problem = second.problem_of(place, row)
+        return problem, "" if problem else f"; {in_bytes(shutil.disk_usage(place).free)} free"
+
+    row: dict[str, Any] | None = None
     try:
         with Ledger.open(layout.ledger) as opened:
             row = opened.machine.get(second.ROW)
-        problem = second.problem_of(place, row)
-        free = "" if problem else f"; {in_bytes(shutil.disk_usage(place).free)} free"
+        problem, free = second.within(look, PLACE_PATIENCE)
+    except TimeoutError:
+        problem, free = second.silent(place), ""
     except (NightschoolError, OSError) as error:
-        problem, free, row = str(error), "", None
+        problem, free = str(error), ""
     if problem:
         yield Finding("copies", "bad", problem, "Until then there is no second copy of what it has learned.")
     else:

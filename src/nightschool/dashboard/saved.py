@@ -199,7 +199,7 @@ async def place_problem(services: Services, place: str, row: dict[str, Any] | No
         look = kept(services, "second place", KEEP_SECONDS)
         return await look.get(lambda: second.problem_of(Path(place), row), key=place, patience=PLACE_PATIENCE)
     except TimeoutError:
-        return f"{place} (snapshots.copy_to) does not answer: its disk may be gone"
+        return second.silent(Path(place))
     except OSError as error:
         return f"{place} (snapshots.copy_to) cannot be looked at: {error.strerror or error}"
 

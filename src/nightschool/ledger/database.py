@@ -98,6 +98,12 @@ class Database:
         with self._lock:
             self._connection.close()
 
+    def wait_at_most(self, seconds: float | None) -> None:
+        """See `Ledger.wait_at_most`."""
+        with self._lock, self._errors():
+            milliseconds = round((BUSY_SECONDS if seconds is None else seconds) * 1000)
+            self._connection.execute(f"PRAGMA busy_timeout={milliseconds}")
+
     def backup_to(self, path: Path, patience: float) -> None:
         """See `Ledger.backup_to`. On a connection of its own, so that threads which share this one go on meanwhile."""
         self._guard()

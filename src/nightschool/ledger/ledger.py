@@ -103,6 +103,10 @@ class Ledger:
         """
         self._database.backup_to(path, patience)
 
+    def wait_at_most(self, seconds: float | None) -> None:
+        """How long this connection waits from now on for another process that has the ledger; None: as usual."""
+        self._database.wait_at_most(seconds)
+
     def close(self) -> None:
         """Close the connection. A closed ledger cannot be used again."""
         self._database.close()

@@ -190,9 +190,12 @@ class MachineSettings(Section):
         ge=0,
     )
     hang_minutes: float = setting(
-        "operational", "A trainer that finishes no step for so long is ended and started again. 0: never.",
-        default=30, ge=0,
-    )  # fmt: skip
+        "operational",
+        "A trainer that finishes no step for so long is ended and started again, as is what hangs in a change of the "
+        "ledger. 0: never.",
+        default=30,
+        ge=0,
+    )
 
 
 class NotifySettings(Section):

@@ -13,12 +13,13 @@ from __future__ import annotations
 import errno
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nightschool import durable
 from nightschool.errors import CheckpointError, NightschoolError, StorageError
@@ -42,6 +43,7 @@ ROW = "second_place"
 SNAPSHOTS, ARCHIVE = "snapshots", "archive"
 
 Stopping = Callable[[], bool]
+T = TypeVar("T")
 
 
 class Stopped(Exception):
@@ -138,6 +140,36 @@ def problem_of(place: Path, row: dict[str, Any] | None) -> str | None:
     if not os.access(place, os.R_OK | os.W_OK | os.X_OK):
         return f"{place} (snapshots.copy_to) cannot be written by this user"
     return None
+
+
+def silent(place: Path) -> str:
+    """The problem where a place answers nothing, not even with an error, a clause without a full stop."""
+    return f"{place} (snapshots.copy_to) does not answer: its disk may be gone"
+
+
+def within(look: Callable[[], T], seconds: float) -> T:
+    """What `look` finds of a place, or raises; TimeoutError where it has not answered in time.
+
+    A thread that asks a mount whose other end is gone cannot be ended: it is left to itself, and no end of a process
+    waits for it.
+    """
+    found: list[T] = []
+    failed: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            found.append(look())
+        except BaseException as error:  # raised by whoever waits
+            failed.append(error)
+
+    thread = threading.Thread(target=ask, name="second place", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if failed:
+        raise failed[0]
+    if not found:
+        raise TimeoutError
+    return found[0]
 
 
 def read_mark(place: Path) -> dict[str, Any] | None:

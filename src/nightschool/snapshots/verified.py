@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nightschool import durable
-from nightschool.record import entries_of, read_generation
+from nightschool.record import entries_of
 from nightschool.snapshots import inspection
+from nightschool.snapshots.moving import Reading
 from nightschool.workspace import Layout
 
 if TYPE_CHECKING:
@@ -86,32 +87,21 @@ def read_all(
     Raises:
         CheckpointError: the generation cannot be read.
     """
-    found: dict[Path, str | None] = {}
-    places: dict[Path, object] = {}
+
+    def read(folder: Path) -> str | None:
+        return "; ".join(durable.check(folder, deep=True, between=between)) or None
+
+    reading = Reading(layout, read, lambda problem: problem is not None)
     folders = [folder for _, folder in layout.checkpoints()]
     for number, folder in enumerate(folders, 1):
         told(f"Reading {folder.name}, {number} of {len(folders)} checkpoints.")
-        places[folder], found[folder] = _read(layout, folder, between)
+        reading.read(folder)
     told("Reading the snapshots.")
-    for one in inspection.inspect(layout, ledger.machine.get("root"), entries_of(ledger), deep=True, between=between):
-        found[layout.snapshots / one.name] = one.problem
-    for folder in folders:
-        # A cut moves checkpoints away, and back: one that was moved while it was read only looks damaged.
-        while found[folder] and folder.is_dir() and places[folder] != _place(layout, folder):
-            told(f"Reading {folder.name} once more: it was moved meanwhile.")
-            places[folder], found[folder] = _read(layout, folder, between)
-    # Retention may have taken one away meanwhile.
-    return {folder: problem for folder, problem in found.items() if folder.is_dir()}
-
-
-def _read(layout: Layout, folder: Path, between: Callable[[], Any] | None) -> tuple[object, str | None]:
-    place = _place(layout, folder)
-    return place, "; ".join(durable.check(folder, deep=True, between=between)) or None
-
-
-def _place(layout: Layout, folder: Path) -> object:
-    """Differs where the folder was moved, or is another one of that name: cuts alone move them."""
-    return read_generation(layout), inspection.written(folder)
+    snapshots = inspection.inspect(
+        layout, ledger.machine.get("root"), entries_of(ledger), deep=True, between=between
+    )  # fmt: skip
+    found = {layout.snapshots / one.name: one.problem for one in snapshots}
+    return {**reading.settled(told), **{folder: problem for folder, problem in found.items() if folder.is_dir()}}
 
 
 def _marks(layout: Layout) -> dict[str, dict[str, Any]]:

@@ -84,6 +84,7 @@ class Aside(Tended):
         self._started = self._clock()
 
     def _ended(self, code: int) -> None:
+        hung, self._hung = self._hung, None
         if self.child.asked:
             if self.child.killed:
                 self._say(self._words.killed)
@@ -91,7 +92,7 @@ class Aside(Tended):
         if self._clock() - self._started >= STEADY_SECONDS:
             self._failures = 0
         words = self.child.last_output(1)
-        self._failed(policies.describe_exit(code) + (f": {words[-1].rstrip('.')}" if words else ""))
+        self._failed((hung or policies.describe_exit(code)) + (f": {words[-1].rstrip('.')}" if words else ""))
 
     def _failed(self, why: str) -> None:
         self._failures += 1

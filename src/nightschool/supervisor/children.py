@@ -174,6 +174,7 @@ class Tended:
     """
 
     child: Child
+    _hung: str | None = None
 
     def tend(self, wanted: bool) -> None:
         """Collect its end, start it where it is wanted and may be started, ask it to stop where it is not."""
@@ -185,6 +186,11 @@ class Tended:
                 self.child.ask_to_stop()
         elif wanted and self._may_start():
             self._start()
+
+    def end(self, why: str) -> None:
+        """Kill a child that hangs; `why` is told instead of the signal."""
+        self._hung = why
+        self.child.kill()
 
     def _may_start(self) -> bool:
         raise NotImplementedError

@@ -52,7 +52,6 @@ class Keeper(Tended):
         """How often it ended by accident and was to be started again."""
         self.blame: str | None = None
         """Why the file that it was at is to be set aside; whoever does that takes it away."""
-        self._hung: str | None = None
         self._on_file = on_file
         self._pid = 0
         self._say = say
@@ -84,11 +83,6 @@ class Keeper(Tended):
     def give_up(self, why: str, code: int) -> None:
         """Do not start it again until `retry`."""
         self._apply(Verdict("fail", 0.0, why, code, self.record))
-
-    def end(self, why: str) -> None:
-        """Kill a child that makes no progress."""
-        self._hung = why
-        self.child.kill()
 
     def _may_start(self) -> bool:
         return not self.failed and self._clock() >= self._not_before

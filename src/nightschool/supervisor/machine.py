@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from nightschool.snapshots import cut
 from nightschool.supervisor import keepers, policies
 from nightschool.supervisor.children import Child, Commands
 from nightschool.supervisor.gate import Gate
+from nightschool.supervisor.holding import Holding
 from nightschool.supervisor.inbox import Inbox
 from nightschool.supervisor.mending import Mending
 from nightschool.supervisor.night import Night
@@ -101,6 +103,8 @@ class Supervisor:
         self.night = Night(layout, settings.snapshots, ledger, awake)
         self.metrics = ServingMetrics(layout, lambda: self.trainer.restarts, log.info, self._note_metrics)
         self.mending = Mending(layout, ledger, self.trainer, settings.machine.hang_minutes, awake)
+        kept = (self.trainer, self.intake, self.reporting, self.page)
+        self.holding = Holding(ledger, kept, settings.machine.hang_minutes, awake)
         self.service = ServiceManager(os.environ, clock)
         self.teller = Teller(layout, settings.notify, ledger, clock)
         self.settings_file = SettingsFile(layout, ledger, settings, clock)
@@ -165,6 +169,7 @@ class Supervisor:
 
     def tick(self) -> None:
         """Look, decide, act; returns at once. Trouble with the disk is remembered and tried again later."""
+        self.holding.look()
         if not self.stopping:
             try:
                 if self.rounds.changed() or self._due("ledger", LEDGER_SECONDS) or self.inbox.due():
@@ -234,7 +239,7 @@ class Supervisor:
         self._share(leases.name_of(settings))
         self.teller.apply(settings.notify)
         self.night.settings = settings.snapshots
-        self.mending.limit = settings.machine.hang_minutes * 60
+        self.mending.limit = self.holding.limit = settings.machine.hang_minutes * 60
 
     def _share(self, lease: str | None) -> None:
         if lease != self.lease:
@@ -370,11 +375,13 @@ class Supervisor:
 
     def _out_of_storage(self, error: StorageError) -> None:
         self._storage_tries += 1
+        who = self.holding.who if error.errno == errno.EBUSY else None
+        text = str(error) if who is None else f"{error} It is {who}, that has it."
         delay = policies.backoff(self._storage_tries, policies.LEDGER_DELAY, policies.LONGEST_STORAGE_DELAY)
         self._next["storage"] = self.clock() + delay
         if self._storage is None:
-            log.info("Waiting for the disk: %s This is tried again by itself.", error)
-        self._storage = str(error)
+            log.info("Waiting for the disk: %s This is tried again by itself.", text)
+        self._storage = text
 
     def _missing(self, error: NightschoolError) -> None:
         """A part of the workspace is gone. Editors replace files, so look again before giving up."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from nightschool import errors
+from nightschool.words import duration
 
 CRASHES = 5
 FILE_CRASHES = 3
@@ -170,6 +171,18 @@ def hangs(seconds: float, phase: str | None, limit: float) -> str | None:
     if seconds < limit * (1 if phase == "training" else 2):
         return None
     return f"made no progress for {seconds / 60:.0f} minutes while it was {phase or 'starting'}, and was ended"
+
+
+def holds_up(seconds: float, limit: float) -> str | None:
+    """Why a child is to be ended that has kept all others from the ledger for so long, or None.
+
+    Args:
+        seconds: for which it has held the ledger without a change by anybody.
+        limit: how long it may, in seconds; 0 for ever.
+    """
+    if limit == 0 or seconds < limit:
+        return None
+    return f"kept everybody else from the ledger for {duration(seconds)}, in the middle of a change, and was ended"
 
 
 @dataclass(frozen=True)

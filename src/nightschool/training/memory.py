@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 CELL = "cell"
 """The machine row with the size of a cell that fits, where the one in the settings did not: {"asked", "size"}."""
 UPDATE = "update_out_of_memory"
-"""The machine row with the step whose update did not fit, and how often in a row: {"step", "times"}."""
+"""The machine row with the step whose update did not fit, in which generation, and how often in a row: {"step",
+"generation", "times"}. After a cut, a step of that number may be another one."""
 UPDATES = 3
 """So often the update of one step is tried, each time in a new process, which begins with an unused device."""
 
@@ -157,7 +158,7 @@ class UpdateError(DeviceError):
     """An update that did not fit, although nobody else holds the device. The state must not be saved."""
 
 
-def update_failed(ledger: Ledger, step: int, error: UpdateError) -> DeviceError | TrainingError:
+def update_failed(ledger: Ledger, step: int, generation: int, error: UpdateError) -> DeviceError | TrainingError:
     """The error to end the process with: it is tried again from the last checkpoint, but not for ever.
 
     Smaller cells would not help: moments are as large as they are.
@@ -165,11 +166,13 @@ def update_failed(ledger: Ledger, step: int, error: UpdateError) -> DeviceError 
     Args:
         ledger: keeps count over the processes.
         step: the step that was not taken, from 1.
+        generation: that of the run.
     """
+    place = {"step": step, "generation": generation}
     before = ledger.machine.get(UPDATE) or {}
-    times = 1 + (int(before["times"]) if before.get("step") == step else 0)
+    times = 1 + (int(before["times"]) if place.items() <= before.items() else 0)
     if times < UPDATES:
-        ledger.machine.set(UPDATE, {"step": step, "times": times})
+        ledger.machine.set(UPDATE, {**place, "times": times})
         return DeviceError(f"{error} It is begun again from the last checkpoint.")
     # Whoever resumes has changed something, and gets as many tries.
     ledger.machine.delete(UPDATE)

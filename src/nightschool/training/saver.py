@@ -84,26 +84,36 @@ class Saver:
         is given back as soon as the state is copied, before any of it is written. A save that is still in flight then
         is given up where it has not come to its sealing: nobody waits for two when the second holds all of the first.
 
+        That one may also have failed: the last is tried all the same.
+
         Raises:
-            NightschoolError: the save before this one failed.
+            NightschoolError: the save before this one failed, and this is not the last.
         """
         began = time.perf_counter()
         if last and self.busy and self._loop.built.method == "lora":
             # An adapter is small enough for memory of its own, so that nobody waits for the disk to get the GPU.
             self._buffer = state.HostBuffer()
             host = self._capture(last)
-            self._overtaken.set()
-            self.wait()
+            self._outlast()
         else:
             if last:
-                self._overtaken.set()
-            self.wait()
+                self._outlast()
+            else:
+                self.wait()
             host = self._capture(last)
         self._overtaken.clear()
         stalled = time.perf_counter() - began
         self._thread = threading.Thread(target=self._guarded, args=(job, host, stalled), name="saver", daemon=True)
         self._thread.start()
         return stalled
+
+    def _outlast(self) -> None:
+        """Give up the save before the last one. What it met is said, and raised by the last one if it meets it too."""
+        self._overtaken.set()
+        try:
+            self.wait()
+        except Exception as error:
+            log.warning("%s That was the save before the last one, which is tried all the same.", error)
 
     def _capture(self, last: bool) -> state.HostState:
         host = self._buffer.capture(self._loop.weights, self._loop.optimizer)

@@ -284,7 +284,7 @@ class Trainer:
         try:
             result = self.loop.step()
         except memory.UpdateError as error:
-            raise memory.update_failed(self.ledger, self.loop.done + 1, error) from error
+            raise memory.update_failed(self.ledger, self.loop.done + 1, self.generation, error) from error
         except RuntimeError as error:
             explained = determinism.advice(error)
             if explained is None:
@@ -390,8 +390,10 @@ class Trainer:
             )
 
     def _save(self, reason: str, last: bool = False) -> None:
-        # One that does not fit is not begun. Where it fits, but little more, it is kept, and then there is a rest.
-        self._require_room(0)
+        # One that does not fit is not begun. Where it fits, but little more, it is kept, and then there is a rest. What
+        # the last one overtakes is taken away before it is written, and makes room.
+        if not (last and self.saver.busy):
+            self._require_room(0)
         loop = self.loop
         place = curriculum.place(loop.entries, loop.done - 1)
         assert place is not None
