@@ -203,9 +203,7 @@ def test_a_full_disk_is_said_once_and_tried_again_until_there_is_room(
     assert saved.names == ["2026-11-22"]
 
 
-def test_what_the_ledger_did_not_take_of_it_is_told_the_next_time(
-    saved: Bed, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_the_ledger_did_not_take_of_it_is_told_the_next_time(saved: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
     real = saved.ledger.events.add
 
     def busy(*_: object, **__: object) -> int:
