@@ -56,12 +56,11 @@ def test_b6_a_worker_without_a_byte_for_so_long_is_ended_and_that_is_counted() -
 
 
 def test_b6_control_one_that_reads_a_little_or_waits_for_others_or_is_not_known_is_not() -> None:
-    for middle in ({"read": "1"}, {"excused": True}, {"read": None}):
+    for read, excused in (("1", False), ("0", True), (None, False)):
         watch = Watch()
         watch.look(0)
-        watch.look(20, **middle)
-        last = middle.get("read", "0")
-        assert watch.look(49, last) == [], middle
+        watch.look(20, read, excused)
+        assert watch.look(49, read) == [], (read, excused)
     assert Watch(minutes=0).look(1e9) == []
     assert policies.stands_still(1e9, 0) is None
 
@@ -104,8 +103,7 @@ def test_the_kernel_tells_a_process_that_waits_for_a_pipe_from_one_that_reads(tm
             assert (moved(process.pid) == before) == (name == "pipe")
         finally:
             process.kill()
-            process.wait()
-            process.stdout.close()
+            process.communicate()
     assert moved(process.pid) is None
 
 
