@@ -159,12 +159,14 @@ class Worker:
     @contextmanager
     def _told_if_slow(self, row: FileRow, attempts: tuple[int, int]) -> Iterator[None]:
         """Have the file stand in the ledger as running where the block takes long, and no more behind it."""
-        told = threading.Event()
+        lock, done, told = threading.Lock(), False, False
 
         def tell() -> None:
-            with suppress(NightschoolError):
-                self._count(row, attempts, running=True)
-                told.set()
+            nonlocal told
+            with lock, suppress(NightschoolError):
+                if not done:
+                    self._count(row, attempts, running=True)
+                    told = True
 
         timer = threading.Timer(SLOW_SECONDS, tell)
         timer.daemon = True
@@ -175,8 +177,9 @@ class Worker:
             left = None
         finally:
             timer.cancel()
-            timer.join()
-            if told.is_set() or any(attempts):
+            with lock:  # not waited for otherwise: there may be a hundred thousand files
+                done = True
+            if told or any(attempts):
                 self._count(row, left)
 
     def _prepare_next(self) -> str | None:
