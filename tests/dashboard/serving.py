@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from collections.abc import Callable
@@ -32,6 +33,21 @@ def sending(page: Served, name: str, length: int, data: bytes) -> socket.socket:
     client = page.connect()
     client.sendall(head("POST", f"/api/uploads?name={name}", length) + data)
     return client
+
+
+def steadily(client: socket.socket, piece: bytes, times: int, pause: float) -> float:
+    """Send so many pieces, with a pause before each; the longest that the other side had to wait, in seconds.
+
+    It may be longer than the pause where the computer is busy. Ends early where the other side has had enough.
+    """
+    longest, last = 0.0, time.monotonic()
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        for _ in range(times):
+            time.sleep(pause)
+            client.sendall(piece)
+            now = time.monotonic()
+            longest, last = max(longest, now - last), now
+    return longest
 
 
 def answer(client: socket.socket) -> tuple[int, bytes]:

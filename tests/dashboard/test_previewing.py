@@ -257,14 +257,17 @@ main(["-C", {str(root)!r}, "preview", *sys.argv[1:{None if tied else 2}]])
 
 
 def test_it_stands_behind_all_other_work_without_network_and_gpu(tmp_path: Path, file: Staged) -> None:
+    """It is put there from outside, a moment after its start: so it looks until it is there, for a minute."""
+    expected = [str(min(19, max(NICE, os.getpriority(os.PRIO_PROCESS, 0)))), "", "1", "1000"]
     code = f"""
-told = [os.getpriority(os.PRIO_PROCESS, 0), os.environ["CUDA_VISIBLE_DEVICES"], os.environ["HF_HUB_OFFLINE"],
-        open("/proc/self/oom_score_adj").read().strip()]
-print(json.dumps({{**{GOOD!r}, "warnings": [str(one) for one in told]}}))
+end, told = time.monotonic() + 60, None
+while told != {expected!r} and time.monotonic() < end:
+    time.sleep(0.01)
+    told = [str(os.getpriority(os.PRIO_PROCESS, 0)), os.environ["CUDA_VISIBLE_DEVICES"], os.environ["HF_HUB_OFFLINE"],
+            open("/proc/self/oom_score_adj").read().strip()]
+print(json.dumps({{**{GOOD!r}, "warnings": told}}))
 """
-    made_by = Made(tmp_path, "time.sleep(0.3)" + code)
-    nice, gpu, offline, first = asyncio.run(made_by.previews.of(file, 1, here)).warnings
-    assert (nice, gpu, offline, first) == (str(min(19, max(NICE, os.getpriority(os.PRIO_PROCESS, 0)))), "", "1", "1000")
+    assert asyncio.run(Made(tmp_path, code).previews.of(file, 1, here)).warnings == expected
 
 
 @pytest.fixture

@@ -114,9 +114,9 @@ def test_every_change_begins_immediate(ledger: Ledger) -> None:
         assert ran[-1] == "COMMIT"
 
 
-def count_up_together(path: Path) -> tuple[int, list[BaseException]]:
-    """Two connections read a number, wait for each other as long as they can, and write it back plus one."""
-    met, failures = threading.Barrier(2, timeout=1), []
+def count_up_together(path: Path, seconds: float) -> tuple[int, list[BaseException]]:
+    """Two connections read a number, wait for each other for so long, and write it back plus one."""
+    met, failures = threading.Barrier(2, timeout=seconds), []
 
     def work() -> None:
         try:
@@ -138,14 +138,14 @@ def count_up_together(path: Path) -> tuple[int, list[BaseException]]:
 
 
 def test_two_writers_who_read_first_wait_for_each_other(ledger: Ledger, path: Path) -> None:
-    assert count_up_together(path) == (2, [])
+    assert count_up_together(path, 1.0) == (2, [])
 
 
 def test_control_without_begin_immediate_one_of_them_fails(
     ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "BEGIN", "BEGIN")
-    number, failures = count_up_together(path)
+    number, failures = count_up_together(path, 60.0)  # they do meet, be it late
     assert number == 1
     assert [type(failure) for failure in failures] == [StorageError]
 

@@ -168,7 +168,8 @@ class Killer:
         elif way == "trainer" and not self.at_the_end():
             resumes = len(whole.events(self.layout, "resumed"))
             os.kill(machine.trainer(), signal.SIGKILL)
-            machine.wait_for(lambda: len(whole.events(self.layout, "resumed")) > resumes)
+            # Killed after its last step, it has nothing to come back for.
+            machine.wait_for(lambda: len(whole.events(self.layout, "resumed")) > resumes or self.at_the_end())
             machine.kill_everything()
         else:
             machine.kill_everything()

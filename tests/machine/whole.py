@@ -164,7 +164,9 @@ def alive(pid: int) -> bool:
 
 
 def freeze(layout: Layout, pid: int) -> None:
-    """Stop a process (SIGSTOP) where it is in no change of the ledger: nobody else could write there meanwhile.
+    """Stop a process (SIGSTOP) where it holds no lock of the ledger: nobody else could write there meanwhile.
+
+    Also none for reading: others could begin a change, and not commit it.
 
     Raises:
         ProcessLookupError: it has ended.
@@ -175,14 +177,14 @@ def freeze(layout: Layout, pid: int) -> None:
         wait_until(lambda: _stopped(pid) or not alive(pid))
         with closing(sqlite3.connect(layout.ledger, timeout=0, isolation_level=None)) as ledger:
             try:
-                ledger.execute("BEGIN IMMEDIATE")
+                ledger.execute("BEGIN EXCLUSIVE")
             except sqlite3.OperationalError:  # its, or another's
                 os.kill(pid, signal.SIGCONT)
                 time.sleep(0.01)
                 continue
             ledger.execute("ROLLBACK")
             return
-    raise AssertionError(f"process {pid} was in a change of the ledger for {PATIENCE} s")
+    raise AssertionError(f"process {pid} held a lock of the ledger for {PATIENCE} s")
 
 
 def freeze_inside(layout: Layout, pid: int) -> None:

@@ -3,6 +3,7 @@
 Roles: `trainer` takes ready files through to learned, one step each; `intake` makes arrived files ready; `sleeper` does
 nothing. Behaviours: `good`; `deaf` (ignores SIGTERM); `exit:CODE[:TIMES]` (ends so, the first TIMES times, with a last
 word); `kill:TIMES` (kills itself after its first step); `exit-after-step:CODE`; `leased:NAME` (holds that lease);
+`after:ROLE` (waits until that child has started, and hears signals); `said:WORDS` (waits until they are in the log);
 `holds:SQL` (the first time, begins a transaction so when its first work is done, and hangs in it).
 What happened is left in DIR as files `ROLE.started`, `ROLE.saved`, `ROLE.orphaned`, each a line per event.
 """
@@ -62,6 +63,12 @@ if kind == "leased":
 ledger = Ledger.open(layout.ledger)
 
 
+def held_back() -> bool:
+    if kind == "after":
+        return not (layout.root / f"{argument}.started").exists()
+    return kind == "said" and argument not in layout.log_file.read_text()
+
+
 def hang(done: bool) -> None:
     if kind == "holds" and done and times == 1:
         time.sleep(0.3)  # until the supervisor has read what it said last
@@ -115,6 +122,7 @@ while True:
     if readable:
         note("orphaned")
         sys.exit(0)
-    work()
+    if not held_back():
+        work()
     if kind == "deaf":
         time.sleep(0.02)

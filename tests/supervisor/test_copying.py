@@ -27,7 +27,9 @@ from nightschool.supervisor.copying import Copying
 from nightschool.workspace import Layout
 from tests.snapshots import made
 from tests.supervisor.fakes import wait_until
-from tests.supervisor.test_night import Bed
+from tests.supervisor.test_night import NOON, Bed, noon
+
+__all__ = ["noon"]
 
 
 class Mount:
@@ -36,6 +38,8 @@ class Mount:
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
         self.folder = folder
+        self.reached = threading.Event()
+        """Somebody is about to open the mark."""
         os.mkfifo(folder / second.MARK)
 
     def answer(self) -> None:
@@ -50,8 +54,15 @@ class Mount:
 
 
 @pytest.fixture
-def mount(tmp_path: Path) -> Iterator[Mount]:
-    found = Mount(tmp_path / "disk")
+def mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mount]:
+    found, real = Mount(tmp_path / "disk"), Path.read_text
+
+    def read_text(self: Path, *arguments: Any, **options: Any) -> str:
+        if self == found.folder / second.MARK:
+            found.reached.set()
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "read_text", read_text)
     yield found
     found.answer()
 
@@ -77,19 +88,6 @@ def take(bed: Bed, day: int) -> None:
     bed.tick()
 
 
-def blocked(bed: Bed) -> None:
-    """Wait until the copy has come to where it hangs: it reads and writes nothing for a while."""
-    seen: list[object] = []
-
-    def rests() -> bool:
-        work = bed.night.copying._work
-        assert work is not None
-        seen.append(work.moved())
-        return work.native_id > 0 and len(seen) > 40 and len(set(seen[-40:])) == 1
-
-    wait_until(rests)
-
-
 def test_the_nights_go_on_while_the_second_place_hangs_and_it_catches_up(
     bed: Bed, mount: Mount, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -98,7 +96,7 @@ def test_the_nights_go_on_while_the_second_place_hangs_and_it_catches_up(
     take(bed, 23)
     assert bed.names == ["2026-11-22", "2026-11-23"]
     assert "hang" not in caplog.text
-    blocked(bed)
+    assert mount.reached.wait(60)  # from here on it reads and writes nothing
     for _ in range(3):
         bed.tick(copying.HANG_SECONDS)
     assert not bed.night.busy
@@ -143,7 +141,7 @@ def test_another_place_is_not_kept_waiting_by_the_one_that_hangs(bed: Bed, mount
     stuck = bed.night.copying._work
     assert stuck is not None
     assert stuck.thread is not None
-    blocked(bed)
+    assert mount.reached.wait(60)  # from here on it reads and writes nothing
     for _ in range(3):
         bed.tick(copying.HANG_SECONDS)
     bed.night.settings = bed.settings.model_copy(update={"copy_to": str(good)})
@@ -243,11 +241,12 @@ def resting(layout: Layout, mount: Mount) -> Layout:
     with Ledger.open(other.ledger) as ledger:
         for row in list(ledger.files.each()):
             ledger.files.set_state(row.id, "learned")
-        ledger.machine.set(night.DONE, due.to_row({date.today() - timedelta(days=9): "taken"}))
+        ledger.machine.set(night.DONE, due.to_row({NOON.date() - timedelta(days=9): "taken"}))
     made.checkpoint(other, 40)
     return other
 
 
+@pytest.mark.usefixtures("noon")
 def test_until_idle_ends_although_the_second_place_hangs(
     layout: Layout, mount: Mount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,6 +261,7 @@ def test_until_idle_ends_although_the_second_place_hangs(
     assert len(states.snapshots(other.snapshots)) == 1
 
 
+@pytest.mark.usefixtures("noon")
 def test_control_until_idle_waits_for_one_that_answers_late(layout: Layout, mount: Mount) -> None:
     from nightschool.settings import load_settings
     from tests.supervisor.test_run import run

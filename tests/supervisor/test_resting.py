@@ -14,11 +14,12 @@ from tests.supervisor.fakes import Start, commands, drop, events, state, states,
 
 
 def test_a_pause_for_a_time_ends_by_itself(layout: Layout, background: Start) -> None:
-    tell(layout, paused=pausing.row_for(3, datetime.now(UTC)))
+    tell(layout, paused=pausing.row_for(3600, datetime.now(UTC)))
     background()
     drop(layout, "a.jsonl")
     wait_until(word_is(layout, "paused"))
     assert "nightschool resume` goes on earlier" in state(layout)["reason"]
+    tell(layout, paused=pausing.row_for(1, datetime.now(UTC)))
     wait_until(lambda: states(layout) == {"learned": 1})
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -48,14 +47,22 @@ def ledger(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_write_ends_the_wait(ledger: Path) -> None:
+def test_a_write_ends_the_wait(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
     waiting = Rounds(ledger)
     assert waiting.changed()
     assert not waiting.changed()
-    threading.Timer(0.1, write, [ledger]).start()
-    began = time.monotonic()
+    began = clock.now
+
+    def sleep(seconds: float) -> None:
+        clock.sleep(seconds)
+        if clock.sleeps == 3:
+            write(ledger)
+
+    monkeypatch.setattr(rounds.time, "sleep", sleep)
     waiting.wait(LONG)
-    assert time.monotonic() - began < LONG / 2
+    assert clock.sleeps == 3
+    assert clock.now - began < LONG / 2
     assert waiting.changed(), "the round that follows looks at it"
 
 
@@ -149,24 +156,28 @@ def test_time_in_which_it_was_stopped_in_the_middle_of_a_round_counts_too(
 def test_b6_a_trainer_is_not_ended_for_time_in_which_nothing_ran(
     layout: Layout, monkeypatch: pytest.MonkeyPatch, late: float
 ) -> None:
-    """As in a container that was paused for an hour. Control: the same time in rounds that are merely slow counts."""
+    """As in a container that was paused for an hour. Control: the same time in rounds that are merely slow counts.
+
+    Only sleeping moves the clock: a busy computer is no part of it.
+    """
     layout.settings_file.write_text(TOML + "[machine]\nhang_minutes = 0.5\n")
     ahead, signals, after = 0.0, StopSignals(), 0
 
     def sleep(seconds: float) -> None:
         nonlocal ahead, after
         time.sleep(seconds)
+        ahead += seconds
         if events(layout, "sleeper.started"):
             ahead += late if after < 30 and (late < 5 or not after) else 0.0
             after += 1
             signals.stop = signals.stop or after >= 60
 
-    monkeypatch.setattr(rounds, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + ahead, sleep=sleep))
+    monkeypatch.setattr(rounds, "time", SimpleNamespace(monotonic=lambda: ahead, sleep=sleep))
     drop(layout, "a.jsonl")
     children = Commands(child_command(layout, "sleeper"), child_command(layout, "intake"))
     supervisor.run(
         layout, load_settings(layout.settings_file), commands=children, signals=signals,
-        clock=lambda: time.monotonic() + ahead, tick_seconds=0.02,
+        clock=lambda: ahead, tick_seconds=0.02,
     )  # fmt: skip
     assert ahead >= 2 * 60
     assert ("made no progress" in log_text(layout)) is (late < 5)

@@ -13,7 +13,7 @@ from nightschool.errors import SettingsError
 from nightschool.settings import PageSettings, Settings, load_settings
 from nightschool.supervisor import run as supervisor
 from nightschool.supervisor import showing
-from nightschool.supervisor.run import Commands, default_commands
+from nightschool.supervisor.run import default_commands
 from nightschool.supervisor.showing import Showing
 from nightschool.workspace import Layout
 from tests.supervisor.fakes import TOML, child_command, commands, events, gone, log_text, wait_until
@@ -21,13 +21,12 @@ from tests.supervisor.fakes import TOML, child_command, commands, events, gone, 
 TOKEN = "a token of many letters"
 
 
-def with_page(layout: Layout, behaviour: str = "good") -> Commands:
-    return replace(commands(layout), page=child_command(layout, "page", behaviour))
-
-
-def run(layout: Layout, settings: Settings, behaviour: str = "good", host: str | None = None) -> int:
+def run(
+    layout: Layout, settings: Settings, behaviour: str = "good", host: str | None = None, trainer: str = "after:page"
+) -> int:
+    """A run that is not over before the page is there."""
     (layout.inbox / "a.jsonl").write_text('{"text": "a"}\n')
-    children = with_page(layout, behaviour)
+    children = replace(commands(layout, trainer), page=child_command(layout, "page", behaviour))
     return supervisor.run(layout, settings, True, commands=children, tick_seconds=0.02, page=(host, None))
 
 
@@ -40,7 +39,7 @@ def test_it_runs_while_the_machine_does_and_goes_after_the_trainer(layout: Layou
 
 def test_with_port_0_there_is_none(layout: Layout) -> None:
     layout.settings_file.write_text(TOML + "[page]\nport = 0\n")
-    assert run(layout, load_settings(layout.settings_file)) == 0
+    assert run(layout, load_settings(layout.settings_file), trainer="good") == 0
     assert not events(layout, "page.started")
 
 
@@ -69,7 +68,7 @@ def test_the_trouble_of_one_that_cannot_run_is_told_once(layout: Layout) -> None
 
 def test_a_lock_that_cannot_be_looked_at_keeps_nothing_from_being_learned(layout: Layout, settings: Settings) -> None:
     layout.page_lock.symlink_to(layout.page_lock.name)
-    assert run(layout, settings) == 0
+    assert run(layout, settings, trainer="good") == 0
     assert log_text(layout).count("The page could not be started:") == 1
 
 

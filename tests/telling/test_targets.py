@@ -85,11 +85,12 @@ def test_apprise_sends_for_real() -> None:
 
 
 def test_apprise_starts_no_pool_that_could_keep_the_program_from_ending() -> None:
+    before = set(threading.enumerate())  # other tests of this process may have left some
     with server(200) as there:
         Apprise(f"json://127.0.0.1:{there.port}/hook", 1).send(MESSAGE)
-        names = [thread.name for thread in threading.enumerate()]
-    assert not [name for name in names if "ThreadPool" in name]
-    assert all(thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread())
+        came = set(threading.enumerate()) - before
+    assert not [thread.name for thread in came if "ThreadPool" in thread.name]
+    assert all(thread.daemon for thread in came)
 
 
 def test_apprise_says_why_not() -> None:

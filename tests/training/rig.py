@@ -328,6 +328,17 @@ def kill_saved_at(*steps: int) -> Callable[[Trainer], None]:
     return on_step
 
 
+def stop_saved_at(*steps: int) -> Callable[[Trainer], None]:
+    """Like `stop_at`, but the save in flight, if any, has come to its end: the last one does not overtake it."""
+
+    def on_step(trainer: Trainer) -> None:
+        if trainer.loop.done in steps:
+            trainer.saver.wait()
+            trainer.stop.set("the test asked for it")
+
+    return on_step
+
+
 def stop_at(*steps: int) -> Callable[[Trainer], None]:
     """An `on_step` that asks the trainer to stop, as SIGTERM would."""
 

@@ -29,8 +29,8 @@ def undisturbed(root: Path, base: Path) -> rig.Outcome:
 
 
 def stop_at(layout: Layout, step: int) -> None:
-    """Live until that step, then save and end."""
-    assert rig.run(layout, on_step=rig.stop_at(step)).loop.done == step
+    """Live until that step, then save and end; every save before that one is there too."""
+    assert rig.run(layout, on_step=rig.stop_saved_at(step)).loop.done == step
 
 
 def tree(folder: Path) -> dict[str, bytes]:

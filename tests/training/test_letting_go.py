@@ -175,9 +175,10 @@ def test_a_save_that_is_overtaken_is_not_waited_for(
     """Nobody who pauses waits for two saves; the run is what it would be with both."""
     layout, other = make(tmp_path / "run", base, kind), make(tmp_path / "other", base, kind)
     rig.run(other, on_step=rig.stop_at(6))
-    real, written = model.write_model, []
+    real, written, begun = model.write_model, [], threading.Event()
 
     def write(built: Any, method: str, weights: Any, folder: Path) -> None:
+        begun.set()
         real(built, method, weights, folder)
         if not written:
             assert overtaken.wait(60), "the last save has not come while the one before it was written"
@@ -187,9 +188,15 @@ def test_a_save_that_is_overtaken_is_not_waited_for(
         nonlocal overtaken
         overtaken = trainer.saver._overtaken
 
+    def on_step(trainer: Trainer) -> None:
+        if trainer.loop.done == 6:
+            # Overtaken before it has begun, it would write nothing, and it would be the last save that waits.
+            assert begun.wait(60)
+            trainer.stop.set("the test asked for it")
+
     overtaken = threading.Event()
     monkeypatch.setattr(model, "write_model", write)
-    rig.run(layout, on_start=on_start, on_step=rig.stop_at(6))
+    rig.run(layout, on_start=on_start, on_step=on_step)
     assert len(written) == 2
     assert [step for step, _ in layout.checkpoints()] == [6]
     assert not list(layout.current_model.glob(".tmp-*"))

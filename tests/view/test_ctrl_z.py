@@ -147,12 +147,43 @@ def test_in_the_background_nothing_is_drawn(shell: Shell, program: Path, layout:
     shell.until(b"the end\r\n")
 
 
+CHANGES = """with ledger.transaction():
+            time.sleep(0.2)
+        time.sleep(0.01)"""
+READS = """if number == 1:
+            import threading
+            many = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n LIMIT 300000) "
+            def read():
+                while True:
+                    time.sleep(0.02)
+                    ledger._database.rows(many + "SELECT count(*) FROM n, (SELECT count(*) FROM files)")
+            threading.Thread(target=read, daemon=True).start()
+        time.sleep(0.05)"""
+COPIES = """if number == 1:
+            import tempfile, threading
+            from nightschool.ledger import database
+            database.COPY_PAGES, database.COPY_PAUSE = 1000, 0.02
+            ledger._database.write_many(
+                "INSERT INTO events (at, kind, text, fields) VALUES ('', 'x', ?, '{}')", [("x" * 4000,)] * 5000
+            )
+            def copy():
+                while True:
+                    time.sleep(0.02)
+                    with tempfile.TemporaryDirectory() as folder:
+                        ledger.backup_to(Path(folder) / "copy.db")
+            threading.Thread(target=copy, daemon=True).start()
+        time.sleep(0.05)"""
+
+
+@pytest.mark.parametrize("work", [CHANGES, READS, COPIES], ids=["changes", "reads", "copies"])
 def test_a_process_that_is_stopped_keeps_nobody_from_writing_to_the_ledger(
-    shell: Shell, program: Path, layout: Layout
+    shell: Shell, program: Path, layout: Layout, work: str
 ) -> None:
-    """A trainer goes on meanwhile, and would end for want of a ledger that it can write to."""
-    changes = "with ledger.transaction():\n            time.sleep(0.2)\n        time.sleep(0.01)"
-    text = PROGRAM.replace("time.sleep(0.05)", changes).replace("    number = 0\n", OPENS + "    number = 0\n")
+    """A trainer goes on meanwhile, and would end for want of a ledger that it can write to.
+
+    A reader keeps others from writing too: they cannot commit.
+    """
+    text = PROGRAM.replace("time.sleep(0.05)", work).replace("    number = 0\n", OPENS + "    number = 0\n")
     program.write_text(text)
     start(shell, program, layout)
     for _ in range(3):
@@ -160,7 +191,7 @@ def test_a_process_that_is_stopped_keeps_nobody_from_writing_to_the_ledger(
         shell.send(CTRL_Z)
         shell.until(b"Stopped  ")
         with closing(sqlite3.connect(layout.ledger, timeout=0, isolation_level=None)) as other:
-            other.execute("BEGIN IMMEDIATE")
+            other.execute("BEGIN EXCLUSIVE")
             other.execute("ROLLBACK")
         shell.send(b"fg\n")
         shell.until(ENTER)

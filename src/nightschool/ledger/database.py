@@ -31,8 +31,11 @@ from nightschool.ledger.problems import damaged, explain
 BUSY_SECONDS = 30.0
 """How long a statement waits for another process before it fails."""
 
-_changing: set[int] = set()
-"""Which connections of this process have a change under way."""
+_holding: set[int] = set()
+"""Which connections of this process hold a lock of a ledger, or wait for one: in a change, a read or a copy."""
+
+_gate = threading.Lock()
+"""Held by whoever comes to be in `_holding`, and while `untouched` is entered."""
 
 COPY_PAGES = 256
 """Pages (of 4 KB) that a backup copies before it lets others write: a millisecond or two."""
@@ -78,7 +81,7 @@ class Database:
                 check_same_thread=False,
             )
         try:
-            with self._errors():
+            with _hold(id(self)), self._errors():
                 self._connection.execute("PRAGMA synchronous=FULL")
                 mode = self._connection.execute("PRAGMA journal_mode=TRUNCATE").fetchone()[0]
                 if mode != "truncate":
@@ -140,7 +143,14 @@ class Database:
     def rows(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[tuple[Any, ...]]:
         """Fetch every row of a query. The read lock is gone when this returns."""
         self._guard()
-        with self._lock, self._errors():
+        with self._lock:
+            if self._depth:  # the lock is held anyway
+                return self._fetch(sql, parameters)
+            with _hold(id(self)):
+                return self._fetch(sql, parameters)
+
+    def _fetch(self, sql: str, parameters: Sequence[Any] | dict[str, Any]) -> list[tuple[Any, ...]]:
+        with self._errors():
             return self._connection.execute(sql, parameters).fetchall()
 
     def row(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> tuple[Any, ...] | None:
@@ -163,25 +173,24 @@ class Database:
             self._connection.executemany(sql, rows)
 
     def _outermost(self) -> Iterator[None]:
-        _changing.add(id(self))
-        try:
-            with self._errors():
-                if self._connection.in_transaction:  # the disk failed even while the one before was undone
-                    self._connection.execute("ROLLBACK")
-                self._connection.execute(BEGIN)
-            self._depth, self._failed = 1, None
+        with _hold(id(self)):
             try:
-                yield
-                if self._failed or not self._connection.in_transaction:
-                    raise self._half_way()
                 with self._errors():
-                    self._connection.execute("COMMIT")
-            except BaseException:
-                self._rollback()
-                raise
-        finally:
-            self._depth = 0
-            _changing.discard(id(self))
+                    if self._connection.in_transaction:  # the disk failed even while the one before was undone
+                        self._connection.execute("ROLLBACK")
+                    self._connection.execute(BEGIN)
+                self._depth, self._failed = 1, None
+                try:
+                    yield
+                    if self._failed or not self._connection.in_transaction:
+                        raise self._half_way()
+                    with self._errors():
+                        self._connection.execute("COMMIT")
+                except BaseException:
+                    self._rollback()
+                    raise
+            finally:
+                self._depth = 0
 
     def _inner(self) -> Iterator[None]:
         # SQLite itself gives up the whole transaction on a full disk; going on would commit statement by statement.
@@ -225,9 +234,29 @@ class Database:
             raise damaged(self.path, str(error)) from error
 
 
-def changing() -> bool:
-    """Whether this process has a change under way: if it were stopped now, all others would wait for it in vain."""
-    return bool(_changing)
+@contextmanager
+def _hold(key: int) -> Iterator[None]:
+    with _gate:
+        _holding.add(key)
+    try:
+        yield
+    finally:
+        _holding.discard(key)
+
+
+@contextmanager
+def untouched() -> Iterator[bool]:
+    """Whether no thread of this process holds a lock of a ledger; while this is entered, none then takes one.
+
+    A process that is stopped with one keeps all others from writing. Never waits, so that a signal's handler may ask.
+    """
+    if not _gate.acquire(blocking=False):
+        yield False
+        return
+    try:
+        yield not _holding
+    finally:
+        _gate.release()
 
 
 _DISK_REFUSES = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
@@ -243,7 +272,10 @@ def _backup(path: Path, copy: Path, patience: float) -> str:
         if remaining:
             if time.monotonic() > end:
                 raise _Restless
+            _holding.discard(id(source))  # no lock is held between two portions
             time.sleep(COPY_PAUSE)
+            with _gate:
+                _holding.add(id(source))
 
     with (
         closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS)) as source,
@@ -252,10 +284,11 @@ def _backup(path: Path, copy: Path, patience: float) -> str:
         # Whoever asked seals the folder it is in: only then does it count.
         target.execute("PRAGMA journal_mode=OFF")
         target.execute("PRAGMA synchronous=OFF")
-        try:
-            source.backup(target, pages=COPY_PAGES, progress=after_portion, sleep=COPY_PAUSE)
-        except _Restless:
-            source.backup(target)
+        with _hold(id(source)):
+            try:
+                source.backup(target, pages=COPY_PAGES, progress=after_portion, sleep=COPY_PAUSE)
+            except _Restless:
+                source.backup(target)
         return str(target.execute("PRAGMA quick_check(1)").fetchone()[0])
 
 

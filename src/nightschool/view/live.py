@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, TextIO, cast
 
 from nightschool.errors import NightschoolError
-from nightschool.ledger.database import changing
+from nightschool.ledger.database import untouched
 from nightschool.view import terminal as terminals
 from nightschool.workspace import Layout
 
@@ -27,7 +27,7 @@ DRAW_SECONDS = 0.5
 ANEW_SECONDS = 10.0
 """After so long the same is drawn once more, over what another program may have written on the terminal."""
 STOP_SECONDS = 0.02
-"""Between two tries to stop the process, where it changes the ledger just then."""
+"""Between two tries to stop the process, where it holds a lock of the ledger just then."""
 KEPT = 200
 FAREWELL = 8
 """Lines of the log that stay on the terminal when the view is gone."""
@@ -51,16 +51,19 @@ def shown(layout: Layout, plain: bool, farewell: int = FAREWELL) -> Iterator[Liv
 def stoppable(view: Live) -> Iterator[None]:
     """While entered, Ctrl-Z gives the terminal back before it stops the process, and the view returns with it.
 
-    It is not stopped while it changes the ledger: a trainer could write nothing, and would end.
+    It is not stopped while it changes or reads the ledger: a trainer could write nothing, and would end.
     The kernel decides whether there is anything to return to: where no shell could go on with it, Ctrl-Z stops nothing.
     """
 
     def on_signal(*_: object) -> None:
-        if view.leaves_first() or (changing() and view.signals_again()):
+        if view.leaves_first():
             return
-        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
-        signal.raise_signal(signal.SIGTSTP)  # returns when somebody lets the process go on
-        signal.signal(signal.SIGTSTP, on_signal)
+        with untouched() as free:
+            if not free and view.signals_again():
+                return
+            signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+            signal.raise_signal(signal.SIGTSTP)  # returns when somebody lets the process go on
+            signal.signal(signal.SIGTSTP, on_signal)
         view.goes_on()
 
     main = threading.current_thread() is threading.main_thread()

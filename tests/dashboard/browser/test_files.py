@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from msgspec.structs import replace as changed
+from playwright.sync_api import Page, Route, expect
 
+from tests.dashboard.browser.conftest import hold
 from tests.dashboard.browser.rooms import HOSTILE, World
 from tests.dashboard.browser.rooms_fixtures import FORMS, Rooms
 from tests.dashboard.browser.rooms_support import NARROW
@@ -53,6 +55,35 @@ def test_more_come_also_where_the_end_never_left_the_sight(rooms: Rooms) -> None
     )
     page.get_by_role("button", name="Show all files").click()
     expect(page.locator("#files-rows tr")).to_have_count(122)
+
+
+def test_what_was_scrolled_to_stays_when_the_list_was_being_asked_for_anew(rooms: Rooms) -> None:
+    page = rooms.go("/files")
+    expect(page.locator("#files-rows tr")).to_have_count(50)
+    rooms.visits[0].may_move = True
+    page.evaluate(
+        """() => { const rows = document.getElementById("files-rows"); window.least = [];
+          new MutationObserver(() => window.least.push(rows.children.length)).observe(rows, { childList: true }); }"""
+    )
+    held: list[Route] = []
+    page.route(
+        lambda url: "/api/files?" in url and "before=" not in url,
+        lambda route: held.append(route) if not held else route.continue_(),
+    )
+    newest = max(rooms.world.files, key=lambda one: one.id)
+    rooms.world.files.append(changed(newest, id=newest.id + 1, name="came-meanwhile.jsonl"))
+
+    def told() -> bool:
+        """Again and again, since the stream may open only now."""
+        rooms.world.files[-1] = changed(rooms.world.files[-1], tokens=(rooms.world.files[-1].tokens or 0) + 1)
+        return bool(held)
+
+    hold(told, page)
+    page.evaluate("document.getElementById('files-more').scrollIntoView()")
+    expect(page.locator("#files-rows tr").nth(99)).to_be_attached()
+    held[0].continue_()
+    expect(page.locator("#files-rows .name").first).to_have_text("came-meanwhile.jsonl")
+    assert min(page.evaluate("window.least")) >= 100
 
 
 def test_searches_while_typing_and_asks_once_for_many_letters(rooms: Rooms) -> None:

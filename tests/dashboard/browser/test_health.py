@@ -64,12 +64,19 @@ def test_h4_markup_in_log_lines_and_events_is_shown_and_not_obeyed(rooms: Rooms)
 def test_the_log_follows_while_its_end_is_in_sight(rooms: Rooms) -> None:
     page = rooms.go("/health")
     expect(page.locator(".lines li")).to_have_count(200)
+    page.evaluate(
+        """() => { const real = window.fetch; window.asked = 0; window.fetch = (...all) => {
+          window.asked += 1;
+          return real(...all).finally(() => { window.asked -= 1; });
+        }; }"""
+    )
     rooms.world.lines.append("the newest line of all")
     expect(page.locator(".lines li").last).to_have_text("the newest line of all")
     at_end = "(box) => box.scrollHeight - box.scrollTop - box.clientHeight < 40"
     assert page.locator(".log").evaluate(at_end)
     page.locator(".log").evaluate("(box) => { box.scrollTop = 100; }")
     expect(page.locator(".log-foot")).to_contain_text("New lines wait at the end.")
+    page.wait_for_function("() => window.asked === 0")  # what was asked for while the end was in sight is shown, too
     rooms.world.lines.append("not asked for yet")
     page.wait_for_timeout(2500)
     expect(page.locator(".lines li").last).to_have_text("the newest line of all")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -110,8 +111,14 @@ def test_an_empty_workspace_says_what_to_do_and_begins_by_itself(
 
 def test_a_server_that_is_gone_is_told_and_found_again(opened: Open, weeks: madeup.Run) -> None:
     site = Site(weeks.copy())
-    with site.served():
-        port = int(site.url.rsplit(":", 1)[1])
+    with socket.socket() as kept:  # without listening: nobody else is given the port while the server is gone
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kept.bind(("127.0.0.1", 0))
+        follow_through_a_restart(opened, site, kept.getsockname()[1])
+
+
+def follow_through_a_restart(opened: Open, site: Site, port: int) -> None:
+    with site.served(port):
         page = drawn(opened(site.url, troubled=True))
         expect(page.locator("#state-word")).to_have_text("Training")
         hold(lambda: site.watched > 0)

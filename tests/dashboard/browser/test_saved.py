@@ -225,7 +225,7 @@ def test_what_is_pressed_is_not_put_anew_under_the_finger(rooms: Rooms) -> None:
         rooms.world.queue.pop()  # the page is told that something changed
         hold(lambda before=before: rooms.world.looked.count("api/saved") > before, page)
     page.mouse.up()
-    expect(page.get_by_role("dialog")).to_contain_text("1,020 steps undone", timeout=10_000)
+    expect(page.get_by_role("dialog")).to_contain_text("1,020 steps undone")
 
 
 def test_who_gives_up_by_keyboard_is_somewhere_afterwards(rooms: Rooms) -> None:

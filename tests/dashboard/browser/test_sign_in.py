@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Error as PlaywrightError
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
 
 from nightschool.dashboard.admission import Rules
 from nightschool.dashboard.api import ENDPOINTS
@@ -20,6 +18,15 @@ from tests.dashboard.browser.rooms_support import serving
 from tests.snapshots import made
 
 TOKEN = "a token of many letters"
+
+
+def at_rest(page: Page, path: str) -> None:
+    """Wait until the page has been answered all that it asks by itself: at its start, and again as its stream opens."""
+    page.wait_for_function(
+        """(path) => performance.getEntriesByType("resource")
+          .filter((one) => new URL(one.name).pathname === path).length >= 2""",
+        arg=path,
+    )
 
 
 @pytest.fixture
@@ -57,7 +64,8 @@ def test_what_stands_behind_the_sign_of_number_in_an_address_is_not_lost(opened:
     page.get_by_role("button", name="Sign in").click()
     expect(page.locator("h1.name")).to_have_text("2.jsonl")
     assert page.url == f"{address}/files#2"
-    # And where it is only found out by what the page asks for.
+    # And where it is only found out by what the page asks for: for that, and not for what it asks by itself.
+    at_rest(page, "/api/files")
     page.context.clear_cookies()
     page.evaluate("() => { setTimeout(() => { location.hash = '#1'; }, 50); }")
     expect(page.locator("#token")).to_be_focused()
@@ -90,9 +98,8 @@ def test_whoever_is_signed_out_meanwhile_is_asked_again(opened: Open, address: s
     page.keyboard.press("Enter")
     expect(page.locator("h1")).to_have_text("Checkpoints and snapshots")
     expect(page.locator("#take")).to_be_visible()
+    at_rest(page, "/api/saved")
     page.context.clear_cookies()
-    # Pressed by hand, unless the page itself, whose stream may open only now, has asked before and was refused.
-    with contextlib.suppress(PlaywrightError):
-        page.get_by_role("button", name="Take it").click(timeout=3000)
+    page.get_by_role("button", name="Take it").click()
     expect(page.locator("#token")).to_be_focused()
     assert page.url.endswith("/sign-in?next=%2Fsaved")

@@ -28,6 +28,7 @@ const load = oneAtATime(async () => {
   try {
     const found = await pages(query, null, most);
     if (found === null) return;
+    if (files.length > most) return void load(); // more came meanwhile: asked for anew, with those
     ({ files, next, counts } = found);
     fill(part("files-trouble"));
   } catch (error) {
@@ -42,9 +43,11 @@ const load = oneAtATime(async () => {
 const more = oneAtATime(async () => {
   if (next === null) return;
   const query = { ...asked };
+  const before = next;
   try {
-    const found = await pages(query, next, PAGE);
+    const found = await pages(query, before, PAGE);
     if (found === null) return;
+    if (before !== next) return void more(); // what is shown was asked for anew meanwhile, and ends elsewhere
     files = [...files, ...found.files];
     ({ next, counts } = found);
     draw();

@@ -55,6 +55,7 @@ export class LogView {
   }
 
   async look() {
+    if (!this.following()) return; // asked for while another look was under way, and scrolled away since
     const asked = this.search;
     let found;
     try {
