@@ -113,22 +113,24 @@ def test_the_nights_go_on_while_the_second_place_hangs_and_it_catches_up(
 
 
 def test_that_it_hangs_is_told_although_the_ledger_was_busy_when_it_was_found(
-    bed: Bed, monkeypatch: pytest.MonkeyPatch
+    bed: Bed, mount: Mount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     take(bed, 22)
-    blocked(bed)
+    assert mount.reached.wait(60)  # from here on it reads and writes nothing
     real = bed.ledger.events.add
 
     def busy(*_: object, **__: object) -> int:
         raise StorageError("stayed locked", errno.EBUSY)
 
+    def look() -> None:
+        for _ in range(3):
+            bed.tick(copying.HANG_SECONDS)
+
     monkeypatch.setattr(bed.ledger.events, "add", busy)
-    bed.tick(copying.HANG_SECONDS)
     with pytest.raises(StorageError):
-        bed.tick(copying.HANG_SECONDS)
+        look()
     monkeypatch.setattr(bed.ledger.events, "add", real)
-    for _ in range(3):
-        bed.tick(copying.HANG_SECONDS)
+    look()
     assert not bed.night.busy
     assert len(made.events(bed.layout, "copy-failed")) == 1
 
