@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from nightschool.errors import StorageError
-from nightschool.ledger import Ledger
+from nightschool.ledger import Ledger, database
 from nightschool.settings import Settings
-from nightschool.supervisor import policies
+from nightschool.supervisor import holding, policies
 from nightschool.supervisor.watchdog import Watchdog, moved
 from nightschool.workspace import Layout
 from tests.supervisor.fakes import Start, drop, events, gone, log_text, state, states, wait_until
-from tests.supervisor.test_holding import Stand, limited
+from tests.supervisor.test_holding import WAYS, Stand, end, hold, limited
 
 WHY = "neither read nor wrote anything for 30 min, and was ended"
 
@@ -147,3 +147,33 @@ def test_b6_control_without_the_limit_nothing_is_prepared_any_more(
     time.sleep(2)
     assert not gone(hung)
     assert states(layout) == {"learned": 1, "arrived": 1}
+
+
+@pytest.mark.parametrize("blind", [False, True], ids=["real", "control"])
+def test_time_in_which_it_waited_for_a_ledger_that_another_had_does_not_count(
+    layout: Layout, settings: Settings, background: Start, monkeypatch: pytest.MonkeyPatch, blind: bool
+) -> None:
+    """It is stopped here, so that it is as slow to wake up from that wait as can be."""
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.1)
+    monkeypatch.setattr(holding, "HELD_SECONDS", 0.3)
+    if blind:
+        monkeypatch.setattr(holding.Holding, "long", False)
+    drop(layout, "a.jsonl")
+    background(settings=limited(settings, 0.1))
+    wait_until(lambda: state(layout).get("word") == "idle" and states(layout) == {"learned": 1})
+    waits = events(layout, "intake.started")[0]
+    other = hold(layout.ledger, WAYS[1])
+    try:
+        os.kill(waits, signal.SIGSTOP)
+        time.sleep(7)
+        assert not gone(waits)
+    finally:
+        end(other)
+    if blind:
+        wait_until(lambda: gone(waits))
+        return
+    time.sleep(2)
+    os.kill(waits, signal.SIGCONT)
+    drop(layout, "b.jsonl")
+    wait_until(lambda: states(layout) == {"learned": 2})
+    assert events(layout, "intake.started") == [waits]
