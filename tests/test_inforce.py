@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Callable
@@ -90,6 +91,35 @@ def test_a_change_is_taken_once_it_has_settled(place: Place) -> None:
     assert [event.text for event in place.ledger.events.of_kind("settings")] == [
         "Settings changed: training.learning_rate 0.0001 → 0.5 (next file), checkpoints.save_steps 1250 → 9 (now)."
     ]
+    assert place.look() is None, "once"
+
+
+@pytest.mark.parametrize("reverted", [False, True])
+def test_a_change_that_the_ledger_did_not_take_is_taken_later(
+    place: Place, monkeypatch: pytest.MonkeyPatch, reverted: bool
+) -> None:
+    """Else the children went by the new settings, and the supervisor for ever by the old ones."""
+    real, changed = place.ledger.events.add, BASE + "[machine]\nhours = '22:00-06:00'\n"
+
+    def busy(*_: object, **__: object) -> int:
+        raise StorageError("stayed locked", errno.EBUSY)
+
+    monkeypatch.setattr(place.ledger.events, "add", busy)
+    place.write(changed)
+    for _ in range(2):
+        with pytest.raises(StorageError):
+            place.look()
+    monkeypatch.setattr(place.ledger.events, "add", real)
+    if reverted:
+        place.write(BASE)
+    taken = place.look()
+    assert place.layout.accepted_settings.read_text() == (BASE if reverted else changed)
+    if reverted:
+        assert taken is None
+    else:
+        assert taken is not None
+        assert taken.settings.machine.hours == "22:00-06:00"
+    assert len(place.ledger.events.of_kind("settings")) == (not reverted)
     assert place.look() is None, "once"
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import shutil
+import time
 import tracemalloc
 from typing import Any
 
 import pytest
 
 from nightschool import gathering, inforce, queueing
-from nightschool.errors import ModelError, SettingsError
+from nightschool.errors import ModelError, SettingsError, StorageError
 from nightschool.intake import accept, packing, prepare, watch, worker
 from nightschool.intake import tools as intake_tools
 from nightschool.intake.recipe import is_current
@@ -461,3 +463,86 @@ def test_b11_memory_does_not_grow_with_the_file(place, monkeypatch):
     monkeypatch.setattr(packing, "BLOCK_ROWS", 10**9)
     monkeypatch.setattr(packing, "BLOCK_TOKENS", 10**9)
     assert peak(3600, "unbounded") > 2 * large
+
+
+def test_a_file_whose_taking_takes_long_stands_in_the_ledger_meanwhile(place, monkeypatch):
+    seen: list[object] = []
+    real = accept.take
+
+    def take(layout: object, ledger: Any, row: Any, today: str) -> object:
+        end = time.monotonic() + (60 if slow else 0.3)
+        while time.monotonic() < end and ledger.machine.get(worker.ATTEMPTS) is None:
+            time.sleep(0.01)
+        seen.append(ledger.machine.get(worker.ATTEMPTS))
+        if refuses:
+            raise StorageError("full", errno.ENOSPC)
+        return real(layout, ledger, row, today)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(accept, "take", take)
+    for slow, refuses in ((True, False), (False, False), (True, True)):
+        monkeypatch.setattr(worker, "SLOW_SECONDS", 0.01 if slow else 5.0)
+        number = place.drop("a.jsonl", lines({"text": f"a{slow}{refuses}"}))
+        with pytest.raises(StorageError) if refuses else contextlib.nullcontext():
+            place.worker().step()
+        assert seen.pop() == ({"running": number, "files": {str(number): [0, 0]}} if slow else None)
+        assert place.ledger.machine.get(worker.ATTEMPTS) is None
+        assert (place.get(number).state == "arrived") == refuses
+
+
+def hang_while_taking(place: Workspace, number: int, times: int, watched: bool = True) -> None:
+    """As a worker leaves it that was ended in the middle of it."""
+    for _ in range(times):
+        files = (place.ledger.machine.get(worker.ATTEMPTS) or {"files": {}})["files"]
+        running = {"running": number, "files": {str(number): [0, 0], **files}}
+        place.ledger.machine.set(worker.ATTEMPTS, running)
+        if watched:
+            worker.count_hang(place.ledger)
+        place.restart()
+
+
+def test_b7_a_file_that_cannot_be_taken_without_hanging_is_refused_where_it_lies_and_others_proceed(place):
+    bad = place.drop("bad.jsonl", lines({"text": "a"}))
+    good = place.drop("good.jsonl", lines({"text": "b"}))
+    hang_while_taking(place, bad, worker.TRIES)
+    assert place.work()[0] == "rejected"
+    row = place.get(bad)
+    assert (row.state, row.reason) == (
+        "rejected", "taking it out of the inbox hung 3 times; when it can be read there, drop it again"
+    )  # fmt: skip
+    assert (place.layout.inbox / "bad.jsonl").read_bytes() == lines({"text": "a"}), "not a byte is lost"
+    assert "it was left where it is" in (place.layout.rejected / "bad.jsonl.why.txt").read_text()
+    assert place.get(good).state == "ready"
+    assert place.ledger.machine.get(worker.ATTEMPTS) is None
+
+
+def test_one_hang_less_or_ends_that_are_nobodys_fault_refuse_nothing(place):
+    for times, watched in ((worker.TRIES - 1, True), (3 * worker.TRIES, False)):
+        bad = place.drop("bad.jsonl", lines({"text": f"a{times}"}))
+        hang_while_taking(place, bad, times, watched)
+        place.work()
+        assert place.get(bad).state == "ready"
+        assert place.ledger.machine.get(worker.ATTEMPTS) is None
+
+
+def test_a_file_whose_bytes_are_here_already_is_taken_however_often_it_hung(place):
+    """Rejected, it would be cleared away as one that is done with: the only copies of its bytes would go."""
+    bad = place.drop("bad.jsonl", lines({"text": "a"}))
+    hang_while_taking(place, bad, worker.TRIES)
+    staged = place.layout.incoming / "taken" / str(bad)
+    staged.parent.mkdir(parents=True, exist_ok=True)
+    staged.write_bytes(lines({"text": "a"}))
+    place.work()
+    assert place.get(bad).state == "ready"
+    assert (place.layout.root / place.get(bad).archive).read_bytes() == lines({"text": "a"})
+
+
+def test_a_hang_while_a_file_is_prepared_is_counted_once(place):
+    number = place.drop("a.jsonl", lines({"text": "a"}))
+    place.worker().step()
+    place.ledger.machine.set(worker.ATTEMPTS, {"running": number, "files": {str(number): [1, 0]}})
+    worker.count_hang(place.ledger)
+    assert place.ledger.machine.get(worker.ATTEMPTS)["files"] == {str(number): [1, 0]}
+    place.ledger.machine.set(worker.ATTEMPTS, {"running": 99, "files": {}})
+    worker.count_hang(place.ledger)
+    place.ledger.machine.delete(worker.ATTEMPTS)
+    worker.count_hang(place.ledger)

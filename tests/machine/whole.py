@@ -20,8 +20,8 @@ from typing import Any, NoReturn
 
 from nightschool import durable
 from nightschool.ledger import Ledger
+from nightschool.ledger.holders import holders
 from nightschool.settings import render_default_toml
-from nightschool.supervisor.holding import holders
 from nightschool.workspace import Layout
 from tests import device, forks, tiny
 

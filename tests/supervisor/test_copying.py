@@ -5,6 +5,7 @@ What stands for the mount is a mark that is a FIFO: who opens it waits in the ke
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from nightschool import durable
+from nightschool.errors import StorageError
 from nightschool.ledger import Ledger
 from nightschool.settings import SnapshotSettings
 from nightschool.snapshots import due, second, states
@@ -108,6 +110,29 @@ def test_the_nights_go_on_while_the_second_place_hangs_and_it_catches_up(
         bed.tick(copying.LONGEST_DELAY)
     assert [one.name for one in states.snapshots(mount.folder / "snapshots")] == bed.names
     assert not second.wanted(bed.ledger)
+
+
+def test_that_it_hangs_is_told_although_the_ledger_was_busy_when_it_was_found(
+    bed: Bed, mount: Mount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take(bed, 22)
+    assert mount.reached.wait(60)  # from here on it reads and writes nothing
+    real = bed.ledger.events.add
+
+    def busy(*_: object, **__: object) -> int:
+        raise StorageError("stayed locked", errno.EBUSY)
+
+    def look() -> None:
+        for _ in range(3):
+            bed.tick(copying.HANG_SECONDS)
+
+    monkeypatch.setattr(bed.ledger.events, "add", busy)
+    with pytest.raises(StorageError):
+        look()
+    monkeypatch.setattr(bed.ledger.events, "add", real)
+    look()
+    assert not bed.night.busy
+    assert len(made.events(bed.layout, "copy-failed")) == 1
 
 
 def test_another_place_is_not_kept_waiting_by_the_one_that_hangs(bed: Bed, mount: Mount, tmp_path: Path) -> None:

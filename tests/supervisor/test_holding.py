@@ -15,11 +15,13 @@ from pathlib import Path
 import pytest
 
 from nightschool.ledger import Ledger, database
+from nightschool.ledger import holders as holders_module
+from nightschool.ledger.holders import holders, named
 from nightschool.settings import Settings
 from nightschool.supervisor import holding, policies
 from nightschool.supervisor.aside import Aside, Words
 from nightschool.supervisor.children import Child, Tended
-from nightschool.supervisor.holding import HELD_SECONDS, Holding, holders
+from nightschool.supervisor.holding import HELD_SECONDS, Holding
 from nightschool.workspace import Layout
 from tests.supervisor.fakes import Start, drop, events, gone, log_text, state, states, wait_until
 
@@ -80,6 +82,40 @@ def test_nobody_has_it_where_this_process_has_or_the_kernel_does_not_tell(layout
         f"5: POSIX  ADVISORY  READ 8 00:2a:{number} 1073741826 1073742335\n"
     )
     assert holders(layout.ledger, odd) == [8]
+
+
+def test_a_kernel_that_tells_it_to_others_tells_us_nothing(
+    layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a container with the /proc of the system around it a child's number may be anybody's."""
+    process = hold(layout.ledger, WAYS[0])
+    try:
+        (tmp_path / "self").symlink_to(str(os.getpid() + 1))
+        monkeypatch.setattr(holders_module, "OURSELVES", tmp_path / "self")
+        assert holders(layout.ledger) == []
+        monkeypatch.undo()
+        assert holders(layout.ledger) == [process.pid], "the control"
+    finally:
+        end(process)
+
+
+@pytest.mark.parametrize("how", WAYS[:2])
+def test_b8_a_run_that_cannot_begin_says_who_has_the_ledger(
+    layout: Layout, settings: Settings, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.2)
+    process = hold(layout.ledger, how)
+    try:
+        with pytest.raises(database.StorageError) as error, Ledger.open(layout.ledger) as ledger:
+            ledger.machine.set("a", 1)
+    finally:
+        end(process)
+    text = str(error.value)
+    assert f"It is process {process.pid} ({sys.executable} -c " in text
+    assert text.endswith("…) that has it: where that hangs, end it.")
+    assert "\n" not in text
+    assert named([]) == ""
+    assert named([2**22 + 1]) == "process 4194305"
 
 
 class Stand(Tended):
@@ -156,7 +192,7 @@ def test_with_no_limit_nobody_is_ended_for_it(layout: Layout, tmp_path: Path) ->
         watch = Watch(ledger, tmp_path, minutes=0)
         watch.look(0, 7)
         assert watch.look(10_000, 7) == []
-        assert watch.holding.who == "the page, process 7"
+        assert watch.holding.long
     assert policies.holds_up(1e9, 0) is None
 
 
@@ -165,13 +201,13 @@ def test_while_somebody_has_it_nobody_waits_for_it(watch: Watch, layout: Layout,
     waited: list[float | None] = []
     monkeypatch.setattr(watch.ledger, "wait_at_most", waited.append)
     watch.look(0, 8)
-    assert watch.holding.who is None
+    assert not watch.holding.long
     watch.look(HELD_SECONDS / 60, 8)
     watch.look(1, 8)
-    assert watch.holding.who == "process 8"
+    assert watch.holding.long
     assert waited == [holding.PATIENCE_SECONDS]
     watch.look(2)
-    assert watch.holding.who is None
+    assert not watch.holding.long
     assert waited == [holding.PATIENCE_SECONDS, None]
 
 
@@ -253,7 +289,7 @@ def test_b6_b8_control_without_the_limit_the_machine_stands_still_and_says_who_h
     time.sleep(2)
     assert not gone(hung)
     assert "b.jsonl" not in log_text(layout), "it cannot even be entered"
-    assert f"It is the intake worker, process {hung}, that has it." in log_text(layout)
+    assert f"It is process {hung} ({sys.executable} " in log_text(layout)
     began = time.monotonic()
     run.signals.stop = run.signals.at_once = True
     run.end()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from nightschool.errors import FileError, TrainingError
+from nightschool.errors import BusyError, FileError, NightschoolError, StorageError, TrainingError
 from nightschool.ledger import Ledger
 from nightschool.snapshots import acts
+from nightschool.supervisor import mending as mending_module
 from nightschool.supervisor import policies
 from nightschool.supervisor.mending import Mending
 from nightschool.workspace import Layout
@@ -42,6 +44,7 @@ class Trainer:
         self.blame: str | None = None
         self.gave_up: list[tuple[str, int]] = []
         self.ended: list[str] = []
+        self.waits: list[tuple[str, bool]] = []
         self.child = SimpleNamespace(pid=77, alive=True, asked=False)
 
     def give_up(self, why: str, code: int) -> None:
@@ -49,6 +52,9 @@ class Trainer:
 
     def end(self, why: str) -> None:
         self.ended.append(why)
+
+    def wait(self, why: str, first: bool) -> None:
+        self.waits.append((why, first))
 
 
 def mend(layout: Layout, ledger: Ledger, trainer: Trainer, mending: Mending | None = None) -> Mending:
@@ -149,6 +155,111 @@ def test_what_cannot_be_set_aside_is_said(base: Path, tmp_path: Path, monkeypatc
     with Ledger.open(layout.ledger) as ledger:
         mend(layout, ledger, trainer)
     assert trainer.gave_up == [("the file it was at could not be set aside: no", TrainingError.exit_code)]
+
+
+def refusing(monkeypatch: pytest.MonkeyPatch, *errors: NightschoolError, after: bool = False) -> list[list[int]]:
+    """The first tries to set a file aside fail so, `after` it was done or before; which files each try was to take."""
+    tries: list[list[int]] = []
+    real = acts.set_aside
+
+    def fails(layout: Layout, files: list[int], *rest: Any) -> Any:
+        tries.append(files)
+        plan = real(layout, files, *rest) if after or len(tries) > len(errors) else None
+        if len(tries) <= len(errors):
+            raise errors[len(tries) - 1]
+        return plan
+
+    monkeypatch.setattr(acts, "set_aside", fails)
+    return tries
+
+
+def stopped_in_b(root: Path, base: Path) -> tuple[Layout, Trainer]:
+    layout = make(root, base, "abc")
+    with pytest.raises(FileError):
+        rig.run(layout, on_start=nan_at(set(range(5, 16))))
+    trainer = Trainer()
+    trainer.blame = "nothing but nan"
+    return layout, trainer
+
+
+FULL = StorageError("The disk is full.", errno.ENOSPC)
+LOCKED = StorageError("ledger.db stayed locked by another process for too long.", errno.EBUSY)
+
+
+def test_c5_a_full_disk_or_a_busy_ledger_puts_it_off_and_gives_nothing_up(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout, trainer = stopped_in_b(tmp_path / "ws", base)
+    tries, now = refusing(monkeypatch, FULL, LOCKED), [0.0]
+    with Ledger.open(layout.ledger) as ledger:
+        mending = Mending(layout, ledger, trainer, 0, lambda: now[0])  # type: ignore[arg-type]
+        for seconds, count in ((0, 1), (9.9, 1), (10, 2), (29.9, 2), (30, 3)):
+            now[0] = seconds
+            mending.tick({})
+            if mending._thread is not None:
+                mending._thread.join()
+            assert len(tries) == count, seconds
+            mending.tick({})
+            assert mending.busy == (count < 3), "the trainer does not start before"
+        assert ledger.files.get(2).state == "set_aside"
+    assert tries == [[2]] * 3
+    assert trainer.gave_up == []
+    why = "the file it was at cannot be set aside yet: "
+    assert trainer.waits == [(why + str(FULL), True), (why + str(LOCKED), False)]
+
+
+def test_what_failed_behind_the_switch_of_the_cut_is_not_done_twice(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next start does the rest; the history has no such place any more, and another file must not be taken."""
+    layout, trainer = stopped_in_b(tmp_path / "ws", base)
+    monkeypatch.setattr(policies, "STORAGE_DELAY", 0.0)
+    tries = refusing(monkeypatch, FULL, after=True)
+    with Ledger.open(layout.ledger) as ledger:
+        mending = mend(layout, ledger, trainer)
+    assert tries == [[2]]
+    assert (trainer.blame, trainer.gave_up, mending._blamed) == (None, [], 1)
+    rig.run(layout)
+    assert rig.states(layout) == {"a": "learned", "b": "set_aside", "c": "learned"}
+
+
+@pytest.mark.parametrize("error", [BusyError("a rollback is at work"), LOCKED])
+def test_what_the_user_does_to_the_history_meanwhile_takes_no_other_file(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: NightschoolError
+) -> None:
+    monkeypatch.setattr(mending_module, "BUSY_DELAY", 0.0)
+    monkeypatch.setattr(policies, "STORAGE_DELAY", 0.0)
+    for number, act in enumerate(
+        (lambda layout: acts.forget_files(layout, ["a"]), lambda layout: acts.go_back(layout, "2", "queue"))
+    ):
+        layout, trainer = stopped_in_b(tmp_path / f"ws{number}", base)
+        tries = refusing(monkeypatch, error)
+        with Ledger.open(layout.ledger) as ledger:
+            mending = Mending(layout, ledger, trainer, 0, time.monotonic)  # type: ignore[arg-type]
+            mending.tick({})
+            assert mending._thread is not None
+            mending._thread.join()
+            act(layout)
+            mend(layout, ledger, trainer, mending)
+            found = rig.states(layout)
+        assert trainer.gave_up == []
+        monkeypatch.undo()
+        monkeypatch.setattr(mending_module, "BUSY_DELAY", 0.0)
+        monkeypatch.setattr(policies, "STORAGE_DELAY", 0.0)
+        if number == 0:
+            assert (found["a"], found["b"]) == ("forgotten", "set_aside")
+            assert tries == [[2], [2]]
+        else:
+            assert found["b"] != "set_aside"
+            assert (tries, mending._blamed) == ([[2]], 0)
+
+
+def test_a_cut_takes_the_place_away_that_the_trainer_was_at(base: Path, tmp_path: Path) -> None:
+    layout, _ = stopped_in_b(tmp_path / "ws", base)
+    with Ledger.open(layout.ledger) as ledger:
+        assert ledger.machine.get("trainer")["entry"] == 1
+        acts.forget_files(layout, ["a"])
+        assert ledger.machine.get("trainer")["entry"] is None
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from nightschool import durable
+from nightschool.errors import StorageError
 from nightschool.ledger import Ledger
 from nightschool.settings import SnapshotSettings
 from nightschool.snapshots import asking, due, states
@@ -200,6 +201,23 @@ def test_a_full_disk_is_said_once_and_tried_again_until_there_is_room(
     saved.tick(night.LONGEST_DELAY)
     saved.settle()
     assert saved.names == ["2026-11-22"]
+
+
+def test_what_the_ledger_did_not_take_of_it_is_told_the_next_time(saved: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = saved.ledger.events.add
+
+    def busy(*_: object, **__: object) -> int:
+        raise StorageError("stayed locked", errno.EBUSY)
+
+    monkeypatch.setattr(saved.ledger.events, "add", busy)
+    with durable.use(failing_always(errno.ENOSPC, ("mkdir",))):
+        with pytest.raises(StorageError):
+            saved.until(2026, 11, 22, 3, 0)
+        monkeypatch.setattr(saved.ledger.events, "add", real)
+        for _ in range(3):
+            saved.tick(night.LONGEST_DELAY)
+            saved.settle()
+    assert len(made.events(saved.layout, "snapshot-failed")) == 1
 
 
 def test_g7_while_somebody_goes_back_it_waits(saved: Bed) -> None:

@@ -138,6 +138,20 @@ def test_time_in_which_the_process_was_stopped_is_counted(
     assert waiting.stopped == pytest.approx(late if counts else 0)
 
 
+@pytest.mark.parametrize(("seconds", "stopped"), [(59, 0), (3660, 3600)])
+def test_time_in_which_it_was_stopped_in_the_middle_of_a_round_counts_too(
+    ledger: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, stopped: float
+) -> None:
+    clock = Clock(monkeypatch)
+    waiting = Rounds(ledger)
+    clock.now += seconds
+    assert waiting.stopped == pytest.approx(stopped), "also for who looks later in the same round"
+    waiting.wait(0.2)
+    assert waiting.stopped == pytest.approx(stopped)
+    waiting.wait(0.2)
+    assert waiting.stopped == pytest.approx(stopped), "once"
+
+
 @pytest.mark.parametrize("late", [3600.0, 4.0])
 def test_b6_a_trainer_is_not_ended_for_time_in_which_nothing_ran(
     layout: Layout, monkeypatch: pytest.MonkeyPatch, late: float

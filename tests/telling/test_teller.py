@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -316,3 +317,20 @@ def test_a_change_of_addresses_is_told_without_them() -> None:
     assert "notify.urls (set, not shown) → (set, not shown)" in text
     assert "secret" not in text
     assert "data.max_length 2048 → 99" in str(Change("data.max_length", "entry", 2048, 99))  # the others are shown
+
+
+def test_a_run_that_ends_right_after_the_ledger_was_busy_writes_down_what_has_not_arrived(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = world.ledger.machine.set
+
+    def busy(*_: object, **__: object) -> None:
+        raise StorageError("stayed locked", errno.EBUSY)
+
+    monkeypatch.setattr(world.ledger.machine, "set", busy)
+    world.learned("a.jsonl")
+    world.wait(2)
+    monkeypatch.setattr(world.ledger.machine, "set", real)
+    monkeypatch.setattr(teller, "END_SECONDS", 0.0)
+    world.teller.end("stopped", "as asked")
+    assert [letter["message"]["kind"] for letter in world.ledger.machine.get(ROW)["letters"]] == ["learned"]

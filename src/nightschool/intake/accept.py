@@ -117,6 +117,20 @@ def take(layout: Layout, ledger: Ledger, row: FileRow, today: str) -> Outcome:
     return outcome
 
 
+def refuse(layout: Layout, ledger: Ledger, row: FileRow, reason: str) -> bool:
+    """Reject an `arrived` file without a further look at it; it stays where it is.
+
+    False, and nothing done, where its bytes are in the workspace already: then nothing is in the way of taking it.
+    """
+    staged = _staged(layout, row.id)
+    if staged.exists() or Path(row.source).parent == layout.incoming:
+        return False
+    _forget(_beside(staged))
+    log.warning("%s was refused: %s", escape(row.name), reason)
+    rejected.reject(layout, ledger, row, reason)
+    return True
+
+
 def recover(layout: Layout, ledger: Ledger) -> int:
     """Finish what a crash interrupted after the ledger knew of it; returns how many files that were.
 

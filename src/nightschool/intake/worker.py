@@ -9,9 +9,10 @@ import json
 import logging
 import os
 import stat
+import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,11 @@ TRIES = 3
 """How often preparing a file may end the process before the file is rejected; and, counted apart, the whole machine."""
 
 ATTEMPTS = "intake_attempts"
-"""The machine row that counts them: {"running": the file being prepared, "files": {its number: [tries, restarts]}}."""
+"""The machine row that counts them: {"running": the file being prepared, "files": {its number: [tries, restarts]}}.
+A file whose taking takes long stands there too."""
+
+SLOW_SECONDS = 5.0
+"""A file that is being taken for so long is written down as running. Of most files it would double the work."""
 
 TOLD = "intake"
 """The machine row for what others estimate with: settings that decide how many steps a file takes, and sizes."""
@@ -57,6 +62,22 @@ def count_restart(ledger: Ledger) -> None:
             return
         tries, restarts = told["files"].get(str(running), (1, 0))
         files = {**told["files"], str(running): [max(0, tries - 1), restarts + 1]}
+        ledger.machine.set(ATTEMPTS, {"running": None, "files": files})
+
+
+def count_hang(ledger: Ledger) -> None:
+    """To be called when a worker is ended because it hangs: one of its file's `tries` is gone.
+
+    Preparing a file counts as a try when it begins. Taking it does not: who is stopped while a large file is copied
+    over a slow network has met nothing that is the file's doing.
+    """
+    with ledger.transaction(), suppress(KeyError):
+        told = ledger.machine.get(ATTEMPTS) or {}
+        running = told.get("running")
+        if running is None or ledger.files.get(running).state != "arrived":
+            return
+        tries, restarts = told["files"].get(str(running), (0, 0))
+        files = {**told["files"], str(running): [tries + 1, restarts]}
         ledger.machine.set(ATTEMPTS, {"running": None, "files": files})
 
 
@@ -126,7 +147,40 @@ class Worker:
         row = self._ledger.files.next_to_take()
         if row is None:
             return None
-        return accept.take(self._layout, self._ledger, row, self._today())
+        before = self._attempts(row)
+        if before[0] >= TRIES:
+            reason = f"taking it out of the inbox hung {before[0]} times; when it can be read there, drop it again"
+            if accept.refuse(self._layout, self._ledger, row, reason):
+                self._count(row, None)
+                return "rejected"
+        with self._told_if_slow(row, before):
+            return accept.take(self._layout, self._ledger, row, self._today())
+
+    @contextmanager
+    def _told_if_slow(self, row: FileRow, attempts: tuple[int, int]) -> Iterator[None]:
+        """Have the file stand in the ledger as running where the block takes long, and no more behind it."""
+        lock, done, told = threading.Lock(), False, False
+
+        def tell() -> None:
+            nonlocal told
+            with lock, suppress(NightschoolError):
+                if not done:
+                    self._count(row, attempts, running=True)
+                    told = True
+
+        timer = threading.Timer(SLOW_SECONDS, tell)
+        timer.daemon = True
+        timer.start()
+        left: tuple[int, int] | None = attempts if any(attempts) else None
+        try:
+            yield
+            left = None
+        finally:
+            timer.cancel()
+            with lock:  # not waited for otherwise: there may be a hundred thousand files
+                done = True
+            if told or any(attempts):
+                self._count(row, left)
 
     def _prepare_next(self) -> str | None:
         files = self._ledger.files

@@ -8,6 +8,7 @@ import sqlite3
 from pathlib import Path
 
 from nightschool.errors import NightschoolError, StorageError, WorkspaceError
+from nightschool.ledger.holders import holders, named
 
 
 def explain(error: sqlite3.Error, path: Path) -> NightschoolError:
@@ -29,11 +30,7 @@ def explain(error: sqlite3.Error, path: Path) -> NightschoolError:
             errno.EROFS,
         )
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return StorageError(
-            f"{path} stayed locked by another process for too long, so nothing was read or changed. If no nightschool "
-            "command hangs, some other program (a database browser, a backup) has the file open: close it.",
-            errno.EBUSY,
-        )
+        return _locked(path)
     if code == sqlite3.SQLITE_CANTOPEN:
         return _cannot_open(path)
     if code == sqlite3.SQLITE_IOERR:
@@ -63,6 +60,19 @@ def missing(path: Path) -> WorkspaceError:
         f"{path} is not there, so {path.parent.parent} is no workspace, or a part of it is missing. If the folder lies "
         "on a drive that is not mounted, mount it; if the file is lost, `nightschool doctor --rebuild-ledger` makes it "
         "again. Nothing was created."
+    )
+
+
+def _locked(path: Path) -> StorageError:
+    who = named(holders(path))
+    what = f"It is {who} that has it: where that hangs, end it."
+    if not who:
+        what = (
+            "If no nightschool command hangs, some other program (a database browser, a backup) has the file open: "
+            "close it."
+        )
+    return StorageError(
+        f"{path} stayed locked by another process for too long, so nothing was read or changed. {what}", errno.EBUSY
     )
 
 

@@ -191,8 +191,8 @@ class MachineSettings(Section):
     )
     hang_minutes: float = setting(
         "operational",
-        "A trainer that finishes no step for so long is ended and started again, as is what hangs in a change of the "
-        "ledger. 0: never.",
+        "A trainer that finishes no step for so long is ended and started again, as is an intake worker that reads and "
+        "writes nothing, and what hangs in a change of the ledger. 0: never.",
         default=30,
         ge=0,
     )

@@ -185,6 +185,10 @@ def _switch(layout: Layout, ledger: Ledger, cut: Cut, note: dict[str, Any]) -> N
         reach = {str(file): end.stop for file, end in sorted(curriculum.ends(cut.entries).items())}
         ledger.machine.set(LAST_CUT, {"undone": note["undone"], "files": [*map(int, reach)], "reach": reach})
         ledger.machine.delete(REPLACING)
+        told = ledger.machine.get("trainer")
+        if told is not None:
+            # Whoever asks later what the trainer was at must not be told the place that another entry has now.
+            ledger.machine.set("trainer", {**told, "entry": None})
         if cut.keep_serving and cut.step < curriculum.total_steps(cut.entries):
             serving.keep(ledger, curriculum.total_steps(cut.entries))
         else:

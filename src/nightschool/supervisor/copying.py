@@ -98,13 +98,13 @@ class Copying:
         if moved != self._moved:
             self._moved, self._moved_at, self._hangs = moved, self.clock(), False
         elif not self._hangs and self.clock() - self._moved_at >= HANG_SECONDS:
-            self._hangs = True
             text = (
                 f"{work.place} (snapshots.copy_to) has neither taken nor given anything for {duration(HANG_SECONDS)}: "
                 "its mount seems to hang. Copying goes on when it answers; nothing waits for it."
             )
-            log.warning("The second place is not up to date: %s", text)
             self.ledger.events.add("copy-failed", text)
+            log.warning("The second place is not up to date: %s", text)
+            self._hangs = True
 
     def begin_if_wanted(self, settings: SnapshotSettings) -> None:
         """Bring the place up to date where a snapshot is not in it yet. Raises StorageError: the ledger is away."""
@@ -177,9 +177,9 @@ class Copying:
         kind = (type(error), getattr(error, "errno", None))
         if kind == self._said:
             return
-        self._said = kind
         log.warning("The second place is not up to date: %s This is tried again by itself; training goes on.", error)
         self.ledger.events.add("copy-failed", str(error))
+        self._said = kind  # last: where the ledger refuses, the owner has not been told
 
 
 def _listed(done: second.Summary) -> str:

@@ -2,17 +2,15 @@
 
 It need not be the trainer in training, which is watched by its progress. An intake worker that hangs so, or the page,
 lets no step be recorded and no file be entered, and a trainer that waits for its next file is not expected to get on.
-SQLite's locks are the kernel's, which tells whose they are; a process that has ended has none. So nothing here needs
-the ledger itself.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nightschool.ledger import Ledger
+from nightschool.ledger.holders import LOCKS, holders
 from nightschool.supervisor import policies
 from nightschool.supervisor.children import Tended
 
@@ -20,9 +18,6 @@ HELD_SECONDS = 10.0
 """One change that takes so long is more than a slow disk."""
 PATIENCE_SECONDS = 0.1
 """How long the supervisor waits for the ledger then: its rounds go on, and so do signals and the watch over others."""
-LOCKS = Path("/proc/locks")
-_FIRST, _LAST = 0x40000000, 0x40000000 + 511
-"""The bytes that SQLite locks, far behind any content."""
 
 
 class Holding:
@@ -52,14 +47,14 @@ class Holding:
         self._short = False
 
     @property
-    def who(self) -> str | None:
-        """Who has held the ledger for long, for people; None where nobody has."""
+    def long(self) -> bool:
+        """Whether somebody, child or not, has held the ledger for longer than a slow disk takes."""
         now = self._clock()
-        pid = next((pid for pid, since in self._since.items() if now - since >= HELD_SECONDS), None)
-        if pid is None:
-            return None
-        name = next((f"the {kept.child.name}, " for kept in self._kept if kept.child.pid == pid), "")
-        return f"{name}process {pid}"
+        return any(now - since >= HELD_SECONDS for since in self._since.values())
+
+    def has(self, pid: int | None) -> bool:
+        """Whether a process had the ledger at the last look."""
+        return pid in self._since
 
     def look(self) -> None:
         """Look who has a lock, and end a child that has had it all the time for too long. Never waits."""
@@ -68,7 +63,7 @@ class Holding:
         # Who has changed the ledger since the last look is not the one who keeps others from it: nobody does.
         since = self._since if before == self._changed else {}
         self._since = {pid: since.get(pid, now) for pid in holders(self._ledger.path, self._locks)}
-        short = self.who is not None
+        short = self.long
         if short != self._short:
             self._short = short
             self._ledger.wait_at_most(PATIENCE_SECONDS if short else None)
@@ -85,24 +80,3 @@ class Holding:
             return self._ledger.path.stat().st_mtime_ns
         except OSError:
             return None
-
-
-def holders(ledger: Path, locks: Path = LOCKS) -> list[int]:
-    """The processes, but for this one, that have a lock on a SQLite file, in the kernel's order.
-
-    Files are told by their number alone: some file systems (btrfs) give the kernel's list another device than `stat`.
-    """
-    try:
-        number = str(ledger.stat().st_ino)
-        lines = locks.read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
-        return []
-    found: dict[int, None] = {}
-    for line in lines:
-        # 17: POSIX  ADVISORY  WRITE 877 fe:00:2228455 1073741824 1073741825
-        words = line.split()
-        if len(words) == 8 and words[1] == "POSIX" and words[5].rpartition(":")[2] == number:
-            _, _, _, _, pid, _, first, last = words
-            if pid.isdigit() and first.isdigit() and last.isdigit() and _FIRST <= int(first) <= int(last) <= _LAST:
-                found[int(pid)] = None
-    return [pid for pid in found if pid not in (0, os.getpid())]

@@ -84,6 +84,12 @@ class Keeper(Tended):
         """Do not start it again until `retry`."""
         self._apply(Verdict("fail", 0.0, why, code, self.record))
 
+    def wait(self, why: str, first: bool) -> None:
+        """Say that the disk keeps it from being started; in the log the first time only."""
+        self.problem = (WORDS["disk"], why)
+        if first:
+            self._say(f"The {self.child.name} waits and tries again by itself: {why.rstrip('.')}.")
+
     def _may_start(self) -> bool:
         return not self.failed and self._clock() >= self._not_before
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 from collections.abc import Callable
@@ -35,6 +34,7 @@ from nightschool.supervisor.signals import StopSignals
 from nightschool.supervisor.turns import WORD as TURN
 from nightschool.supervisor.turns import Turns
 from nightschool.supervisor.unloading import Unloading
+from nightschool.supervisor.watchdog import Watchdog
 from nightschool.telling.teller import Teller
 from nightschool.workspace import Layout
 
@@ -105,6 +105,9 @@ class Supervisor:
         self.mending = Mending(layout, ledger, self.trainer, settings.machine.hang_minutes, awake)
         kept = (self.trainer, self.intake, self.reporting, self.page)
         self.holding = Holding(ledger, kept, settings.machine.hang_minutes, awake)
+        self.watchdog = Watchdog(
+            self.intake, settings.machine.hang_minutes, awake, lambda: worker.count_hang(ledger)
+        )  # fmt: skip
         self.service = ServiceManager(os.environ, clock)
         self.teller = Teller(layout, settings.notify, ledger, clock)
         self.settings_file = SettingsFile(layout, ledger, settings, clock)
@@ -177,6 +180,8 @@ class Supervisor:
                     self._look()
                     self._missing_since = None
                     self.mending.tick(self._told)
+                    # One that has the ledger is seen to by `holding`; and while somebody has it, others wait.
+                    self.watchdog.look(self.holding.long or self.holding.has(self.intake.child.pid))
                     self.night.tick(self._told, self.trainer.child.pid)
                     if self._due("prune", PRUNE_SECONDS):
                         self.ledger.events.prune()
@@ -239,7 +244,7 @@ class Supervisor:
         self._share(leases.name_of(settings))
         self.teller.apply(settings.notify)
         self.night.settings = settings.snapshots
-        self.mending.limit = self.holding.limit = settings.machine.hang_minutes * 60
+        self.mending.limit = self.holding.limit = self.watchdog.limit = settings.machine.hang_minutes * 60
 
     def _share(self, lease: str | None) -> None:
         if lease != self.lease:
@@ -375,13 +380,11 @@ class Supervisor:
 
     def _out_of_storage(self, error: StorageError) -> None:
         self._storage_tries += 1
-        who = self.holding.who if error.errno == errno.EBUSY else None
-        text = str(error) if who is None else f"{error} It is {who}, that has it."
         delay = policies.backoff(self._storage_tries, policies.LEDGER_DELAY, policies.LONGEST_STORAGE_DELAY)
         self._next["storage"] = self.clock() + delay
         if self._storage is None:
-            log.info("Waiting for the disk: %s This is tried again by itself.", text)
-        self._storage = text
+            log.info("Waiting for the disk: %s This is tried again by itself.", error)
+        self._storage = str(error)
 
     def _missing(self, error: NightschoolError) -> None:
         """A part of the workspace is gone. Editors replace files, so look again before giving up."""

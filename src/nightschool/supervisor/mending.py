@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from nightschool.errors import BusyError, NightschoolError, TrainingError
+from nightschool.errors import BusyError, NightschoolError, StorageError, TrainingError
 from nightschool.ledger import Ledger
 from nightschool.snapshots import acts
 from nightschool.supervisor import policies
@@ -44,6 +44,8 @@ class Mending:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._again_at = 0.0
+        self._refused = 0
+        self._at: list[int] | None = None
         self._blamed = 0
         self._learned = 0
 
@@ -89,9 +91,16 @@ class Mending:
         if learned > self._learned:
             self._blamed = 0
         self._learned = learned
-        files = self._files()
+        if self._at is None:
+            self._at = self._files()
+        elif not any(list(entry.file_ids) == self._at for entry in self.ledger.entries.all()):
+            # Between two tries somebody went back or forgot it: what the trainer meets next is another place. Or the
+            # disk refused behind the switch of the cut, and the next start does the rest.
+            self._settled(all(self.ledger.files.get(file).state == "set_aside" for file in self._at))
+            return
+        files = self._at
         if not files or not policies.is_the_file(self._blamed):
-            self.trainer.blame = None
+            self._settled()
             if files:
                 why += (
                     f". {self._blamed} files were set aside for such a thing already, one after the other, so it is "
@@ -102,8 +111,13 @@ class Mending:
         self._thread = threading.Thread(target=self._do, args=(files, why), name="set aside", daemon=True)
         self._thread.start()
 
+    def _settled(self, blamed: bool = False) -> None:
+        """Nothing is to be set aside any more."""
+        self._blamed += blamed
+        self.trainer.blame, self._at, self._refused = None, None, 0
+
     def _files(self) -> list[int]:
-        """What the trainer said it was at when it began with it."""
+        """What the trainer said it was at when it began with it. To be asked once: a cut gives the place to others."""
         position = (self.ledger.machine.get("trainer") or {}).get("entry")
         try:
             return [] if position is None else list(self.ledger.entries.get(position).file_ids)
@@ -122,12 +136,16 @@ class Mending:
     def _collect(self) -> None:
         error, self._error = self._error, None
         if error is None:
-            self._blamed += 1
-            self.trainer.blame = None
+            self._settled(blamed=True)
         elif isinstance(error, BusyError):
             self._again_at = self.clock() + BUSY_DELAY
+        elif isinstance(error, StorageError):
+            self._refused += 1
+            delay = policies.backoff(self._refused, policies.STORAGE_DELAY, policies.LONGEST_STORAGE_DELAY)
+            self._again_at = self.clock() + delay
+            self.trainer.wait(f"the file it was at cannot be set aside yet: {error}", first=self._refused == 1)
         elif isinstance(error, NightschoolError):
-            self.trainer.blame = None
+            self._settled()
             self.trainer.give_up(f"the file it was at could not be set aside: {error}", error.exit_code)
         else:
             raise error

@@ -220,7 +220,7 @@ class Night:
         kind = (what, type(error), getattr(error, "errno", None))
         if kind == self._said:
             return
-        self._said = kind
         after = "after the next snapshot" if work.taken else f"in {duration(delay)}, then less often, until it works"
         log.warning("%s This is tried again %s. Training goes on.", text, after)
         self.ledger.events.add("snapshot-failed", text, date=str(work.due.date))
+        self._said = kind  # last: where the ledger refuses, the owner has not been told

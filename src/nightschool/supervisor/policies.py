@@ -185,6 +185,18 @@ def holds_up(seconds: float, limit: float) -> str | None:
     return f"kept everybody else from the ledger for {duration(seconds)}, in the middle of a change, and was ended"
 
 
+def stands_still(seconds: float, limit: float) -> str | None:
+    """Why a child is to be ended that has neither read nor written anything for so long, or None.
+
+    Args:
+        seconds: since it last did.
+        limit: how long it may not, in seconds; 0 for ever.
+    """
+    if limit == 0 or seconds < limit:
+        return None
+    return f"neither read nor wrote anything for {duration(seconds)}, and was ended"
+
+
 @dataclass(frozen=True)
 class Work:
     """How many files are where.

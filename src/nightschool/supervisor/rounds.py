@@ -11,6 +11,8 @@ SHARE = 10
 """Rounds that are made early take at most one part in so many of a core: intake may write without a break."""
 STOPPED_SECONDS = 5.0
 """Who wakes up so much too late was not asleep but stopped: by Ctrl-Z, or with all that runs in its container."""
+LONGEST_ROUND = 60.0
+"""Who takes longer for a round was stopped in the middle of it, or waited for a disk: it saw nobody meanwhile."""
 
 
 class Rounds:
@@ -24,12 +26,16 @@ class Rounds:
     """
 
     def __init__(self, ledger: Path) -> None:
-        self.stopped = 0.0
-        """Seconds for which this process was stopped. Others were too, perhaps: what they did not do tells nothing."""
+        self._stopped = 0.0
         self._ledger = ledger
         self._seen: int | None = None
         self._woke: int | None = None
         self._began = time.monotonic()
+
+    @property
+    def stopped(self) -> float:
+        """Seconds for which this process was stopped. Others were too, perhaps: what they did not do tells nothing."""
+        return self._stopped + max(0.0, time.monotonic() - self._began - LONGEST_ROUND)
 
     def changed(self) -> bool:
         """Whether somebody has written to the ledger since this was asked last."""
@@ -38,6 +44,7 @@ class Rounds:
 
     def wait(self, seconds: float) -> None:
         """Return after so many seconds, or earlier where the ledger is written to: once for each time it was."""
+        self._stopped = self.stopped
         now = time.monotonic()
         due, early = now + seconds, now + SHARE * (now - self._began)
         while True:
@@ -45,7 +52,7 @@ class Rounds:
             time.sleep(wake - now)
             now = time.monotonic()
             if now - wake >= STOPPED_SECONDS:
-                self.stopped += now - wake
+                self._stopped += now - wake
             if now >= due:
                 break
             if now >= early and (stamp := self._stamp()) not in (None, self._seen, self._woke):

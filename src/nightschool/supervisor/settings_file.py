@@ -51,6 +51,8 @@ class SettingsFile:
         self._seen = inforce.stamp(layout.settings_file)
         self._since: float | None = None
         self._data = layout.settings_file.read_bytes()
+        self._told = True
+        """Whether the change to `_data` has been told, and handed to whoever looks."""
         inforce.parse(layout, self._data)  # it may have been written to since it was read
         inforce.accept(layout, self._data)
         if ledger.machine.get(SETTINGS_PROBLEM) is not None:
@@ -79,7 +81,7 @@ class SettingsFile:
         return taken
 
     def _take(self, data: bytes) -> Taken | None:
-        if data == self._data:
+        if data == self._data and self._told:
             self._is_good()
             return None
         try:
@@ -97,13 +99,16 @@ class SettingsFile:
                 "which every archived file waits again, in order."
             )
             return None
-        self._data, self._settings = data, new
+        # Where the ledger refuses now, the next look goes through all of this once more.
+        self._data, self._told = data, False
         self._is_good()
+        text = "Settings changed: " + ", ".join(str(change) for change in found)
+        if found:
+            self._ledger.events.add("settings", f"{text}.", names=[change.name for change in found])
+        self._settings, self._told = new, True
         if not found:
             return None
-        text = "Settings changed: " + ", ".join(str(change) for change in found)
         log.info("%s.", text)
-        self._ledger.events.add("settings", f"{text}.", names=[change.name for change in found])
         return Taken(new, found, needs_restart(found))
 
     def _accept(self, data: bytes, fixed: bool) -> bool:

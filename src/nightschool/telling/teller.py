@@ -241,7 +241,9 @@ class Teller:
         }
         cursor = row["memory"].pop("cursor")
         lags = cursor - self._written_cursor
-        if (row == self._written and lags < (1 if at_once else CURSOR_LAG)) or self._clock() < self._write_after:
+        if row == self._written and lags < (1 if at_once else CURSOR_LAG):
+            return
+        if not at_once and self._clock() < self._write_after:
             return
         self._written, self._written_cursor = row, cursor
         try:
@@ -249,7 +251,7 @@ class Teller:
         except NightschoolError:
             # A full disk. What was handed over is sent all the same; it may come twice after a restart.
             self._written = None
-            self._write_after = 0.0 if at_once else self._clock() + RETRY_SECONDS
+            self._write_after = self._clock() + RETRY_SECONDS
 
     def _figures(self, memory: Memory, word: str, reason: str) -> Figures:
         status = status_of(self._layout, self._ledger)
