@@ -20,6 +20,7 @@ from nightschool.settings.sections import MetricsSettings
 from nightschool.supervisor import serving_metrics
 from nightschool.supervisor.serving_metrics import Cached, ServingMetrics
 from nightschool.workspace import Layout
+from tests import ports
 from tests.view.making import AT, view
 
 PAGE = Path(__file__).parents[1] / "docs/watching.md"
@@ -109,12 +110,6 @@ def serving(layout: Layout, said: list[str | None]) -> Iterator[ServingMetrics]:
     made.end()
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
 def wanted(port: int, host: str = "127.0.0.1") -> MetricsSettings:
     return MetricsSettings(port=port, host=host)
 
@@ -130,7 +125,7 @@ def ask(serving: ServingMetrics, path: str = "/metrics", method: str = "GET", **
 
 
 def test_it_is_served_as_prometheus_reads_it(serving: ServingMetrics, said: list[str | None]) -> None:
-    serving.apply(wanted(free_port()))
+    serving.apply(wanted(ports.kept()))
     status, text = ask(serving)
     assert status == 200
     families = {family.name: family for family in text_string_to_metric_families(text)}
@@ -142,7 +137,7 @@ def test_it_is_served_as_prometheus_reads_it(serving: ServingMetrics, said: list
 
 
 def test_only_reading_and_only_one_page(serving: ServingMetrics) -> None:
-    serving.apply(wanted(free_port()))
+    serving.apply(wanted(ports.kept()))
     assert ask(serving, method="POST")[0] == 501
     assert ask(serving, "/")[0] == 404
 
@@ -151,18 +146,18 @@ def test_only_reading_and_only_one_page(serving: ServingMetrics) -> None:
     "host", ["evil.example", "evil.example:80", "", "localhost.evil.example", "[::1", "127.0.0.1.x"]
 )
 def test_a_foreign_name_is_refused_on_loopback(serving: ServingMetrics, host: str) -> None:
-    serving.apply(wanted(free_port()))
+    serving.apply(wanted(ports.kept()))
     assert ask(serving, Host=host)[0] == 403
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:9464", "127.0.0.1:1", "[::1]:9464", "[::1]"])
 def test_control_its_own_names_are_answered(serving: ServingMetrics, host: str) -> None:
-    serving.apply(wanted(free_port()))
+    serving.apply(wanted(ports.kept()))
     assert ask(serving, Host=host)[0] == 200
 
 
 def test_off_loopback_any_name_is_answered(serving: ServingMetrics) -> None:
-    serving.apply(wanted(free_port(), "0.0.0.0"))
+    serving.apply(wanted(ports.kept(), "0.0.0.0"))
     assert ask(serving, Host="night.example")[0] == 200
 
 
@@ -179,7 +174,7 @@ def test_a_port_that_is_taken_gives_the_next_and_says_so(serving: ServingMetrics
 def test_an_address_that_cannot_be_had_is_said_and_ends_nothing(
     serving: ServingMetrics, said: list[str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    serving.apply(wanted(free_port(), "192.0.2.1"))
+    serving.apply(wanted(ports.kept(), "192.0.2.1"))
     assert (said[0] or "").startswith("No figures for Prometheus are served: 192.0.2.1 port")
     assert said[1] is serving.address is None
 
@@ -200,7 +195,7 @@ def test_a_name_that_nobody_knows_is_asked_for_once_and_not_for_each_port(
 
 
 def test_another_address_keeps_the_port(serving: ServingMetrics, said: list[str | None]) -> None:
-    port = free_port()
+    port = ports.kept()
     serving.apply(wanted(port))
     serving.apply(wanted(port, "0.0.0.0"))
     assert serving.address == f"http://0.0.0.0:{port}/metrics"
@@ -210,9 +205,9 @@ def test_another_address_keeps_the_port(serving: ServingMetrics, said: list[str 
 def test_settings_are_followed_while_it_runs(serving: ServingMetrics, said: list[str | None]) -> None:
     serving.apply(wanted(0))
     assert said == [None]
-    serving.apply(wanted(free_port()))
+    serving.apply(wanted(ports.kept()))
     first = serving.address
-    serving.apply(wanted(free_port()))
+    serving.apply(wanted(ports.kept()))
     assert serving.address not in (None, first)
     assert ask(serving)[0] == 200
     count = len(said)
@@ -226,7 +221,7 @@ def test_a_ledger_that_cannot_be_read_is_503(serving: ServingMetrics, monkeypatc
         raise StorageError("It is locked.")
 
     monkeypatch.setattr(serving_metrics, "status_of", locked)
-    serving.apply(wanted(free_port()))
+    serving.apply(wanted(ports.kept()))
     assert ask(serving) == (503, "It is locked.\n")
 
 
@@ -239,7 +234,7 @@ def test_an_address_that_comes_up_later_is_tried_again_and_the_trouble_is_said_o
         raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
 
     monkeypatch.setattr(serving_metrics, "_Server", down)
-    serving.apply(wanted(free_port()))
+    serving.apply(wanted(ports.kept()))
     serving.again()
     assert len([line for line in said if line and "Cannot assign requested address" in line]) == 1
     monkeypatch.setattr(serving_metrics, "_Server", real)

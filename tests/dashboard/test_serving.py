@@ -26,6 +26,7 @@ from nightschool.ledger import Ledger
 from nightschool.settings import PageSettings
 from nightschool.status import read_status
 from nightschool.workspace import Layout
+from tests import ports
 from tests.dashboard.served import Served, head
 
 PATIENCE = 60.0
@@ -219,8 +220,7 @@ def test_a_port_that_is_taken_gives_the_next_and_says_so() -> None:
 
 
 def test_control_a_free_port_is_the_one() -> None:
-    with taken() as port:
-        pass
+    port = ports.kept()
     made, why = listen("127.0.0.1", port)
     with made:
         assert (made.getsockname()[1], why) == (port, "")

@@ -17,11 +17,11 @@ Start = Callable[..., Machine]
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Starts `nightschool run` on a workspace, with further options, and `cold`."""
+    """Starts `nightschool run` on a workspace, with further options, `cold` and `hold`."""
     started: list[Machine] = []
 
-    def start(*arguments: Any, cold: bool = False) -> Machine:
-        started.append(Machine(*arguments, cold=cold))
+    def start(*arguments: Any, cold: bool = False, hold: int | None = None) -> Machine:
+        started.append(Machine(*arguments, cold=cold, hold=hold))
         return started[-1]
 
     yield start

@@ -123,12 +123,12 @@ def test_paused_and_resumed_in_the_middle_it_ends_with_the_same_bits(
 ) -> None:
     layout = school.workspace(tmp_path / "paused")
     add(layout, *FILES)
-    machine = start(layout, "--until-idle")
+    machine = start(layout, "--until-idle", hold=60)
     steps = [0]
-    for _ in range(2):
-        machine.wait_for(lambda: whole.told(layout).get("pid") == machine.trainer() and recorded(layout) > steps[-1])
+    for then in (200, None):
+        machine.wait_held()
         trainer = machine.trainer()
-        assert whole.command(layout, "pause")[0] == 0
+        assert machine.during("pause", then=then)[0] == 0
         machine.wait_for(lambda: whole.state(layout) == "paused")
         assert not whole.alive(trainer), "the GPU is not free"
         told = json.loads(whole.command(layout, "status", "--json")[1])
@@ -141,9 +141,3 @@ def test_paused_and_resumed_in_the_middle_it_ends_with_the_same_bits(
     with Ledger.open(layout.ledger) as ledger:
         assert [event.fields["step"] for event in ledger.events.of_kind("resumed")] == steps[1:]
     assert whole.outcome(layout) == school.outcome
-
-
-def recorded(layout: Layout) -> int:
-    """Steps in the ledger."""
-    with Ledger.open(layout.ledger) as ledger:
-        return ledger.steps.count()

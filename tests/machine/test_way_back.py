@@ -25,15 +25,14 @@ def test_g2_a_rollback_and_a_forgetting_while_it_trains(tmp_path: Path, start: S
     shutil.copytree(layout.root, other.root)
     (other.inbox / "b.jsonl").unlink()
 
-    machine = start(layout, "--until-idle")
-    machine.wait_for(lambda: whole.newest(layout) >= 7 and whole.told(layout).get("step", 0) > 8)
-    code, said = whole.command(layout, "rollback", "7", "--yes")
+    machine = start(layout, "--until-idle", hold=9)
+    machine.wait_for(lambda: whole.newest(layout) == 7)
+    code, said = machine.during("rollback", "7", "--yes", then=20)
     assert code == 0, said
     assert "Waiting until the trainer has saved and ended" in said
     assert read_generation(layout) == 1
     assert [path.name for path in (layout.undone / "0").glob("checkpoint-*")]
-    machine.wait_for(lambda: whole.counts(layout).get("training") and whole.told(layout).get("step", 0) > 8)
-    code, said = whole.command(layout, "forget", "b.jsonl", "--yes")
+    code, said = machine.during("forget", "b.jsonl", "--yes")
     assert code == 0, said
     assert machine.finish() == 0
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -64,11 +64,17 @@ def drop(layout: Layout, name: str, count: int, seed: int, kind: str = "text") -
 
 
 class Machine:
-    """`nightschool run` on a workspace, in a session of its own; `cold` as in `start`."""
+    """`nightschool run` on a workspace, in a session of its own; `cold` as in `start`.
 
-    def __init__(self, layout: Layout, *options: str, cold: bool = False) -> None:
+    With `hold`, its trainer waits when it has taken so many steps: what must come while it trains cannot come too late.
+    """
+
+    def __init__(self, layout: Layout, *options: str, cold: bool = False, hold: int | None = None) -> None:
         self.layout = layout
-        self.process = start(layout, "-m", "nightschool", "-C", str(layout.root), "run", *options, cold=cold)
+        if hold is not None:
+            self.hold(hold)
+        program = ("-m", "nightschool") if hold is None else (str(Path(__file__).with_name("held_run.py")),)
+        self.process = start(layout, *program, "-C", str(layout.root), "run", *options, cold=cold)
 
     @property
     def pid(self) -> int:
@@ -82,6 +88,30 @@ class Machine:
     def trainer(self) -> int:
         """Wait until the trainer has told its process id, and return it."""
         return self.wait_for(lambda: next((pid for pid in self.others() if pid == told(self.layout).get("pid")), None))
+
+    def hold(self, step: int | None) -> None:
+        """Let the trainer go on, up to this step or, with None, to the end; only where it was started with `hold`."""
+        if step is None:
+            (self.layout.root / "hold").unlink()
+        else:
+            durable.write_file(self.layout.root / "hold", str(step))
+
+    def wait_held(self) -> None:
+        """Wait until the trainer waits where it is held."""
+        hold, held = self.layout.root / "hold", self.layout.root / "held"
+        self.wait_for(lambda: held.exists() and held.read_text() == hold.read_text())
+
+    def during(self, *arguments: str, then: int | None = None) -> tuple[int, str]:
+        """Run a command for which a trainer that is held must save and end; once it was asked to, it goes on to `then`.
+
+        Returns:
+            The command's exit code and all that it said.
+        """
+        self.wait_held()
+        with begun(self.layout, *arguments) as process:
+            self.wait_for(lambda: state(self.layout) == "saving")
+            self.hold(then)
+            return heard(process)
 
     def kill_everything(self) -> None:
         """SIGKILL to all processes of the machine at once, the children first."""
@@ -272,15 +302,27 @@ def run_undisturbed(layout: Layout, cold: bool = False) -> None:
 
 def command(layout: Layout, *arguments: str) -> tuple[int, str]:
     """Run a command of the program on the workspace; its exit code and all that it said."""
+    with begun(layout, *arguments) as process:
+        return heard(process)
+
+
+@contextmanager
+def begun(layout: Layout, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A command of the program on the workspace, begun; behind this it has ended."""
     with forks.Popen(
         [sys.executable, "-m", "nightschool", "-C", str(layout.root), *arguments], text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **ENVIRONMENT},
     ) as process:  # fmt: skip
         try:
-            said, complained = process.communicate(timeout=PATIENCE)
+            yield process
         except BaseException:
             process.kill()
             raise
+
+
+def heard(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Wait for a command; its exit code and all that it said."""
+    said, complained = process.communicate(timeout=PATIENCE)
     return process.returncode, said + complained
 
 

@@ -4,7 +4,8 @@ Roles: `trainer` takes ready files through to learned, one step each; `intake` m
 nothing. Behaviours: `good`; `deaf` (ignores SIGTERM); `exit:CODE[:TIMES]` (ends so, the first TIMES times, with a last
 word); `kill:TIMES` (kills itself after its first step); `exit-after-step:CODE`; `leased:NAME` (holds that lease);
 `after:ROLE` (waits until that child has started, and hears signals); `said:WORDS` (waits until they are in the log);
-`holds:SQL` (the first time, begins a transaction so when its first work is done, and hangs in it).
+`holds:SQL` (the first time, begins a transaction so when its first work is done and the supervisor has read that all
+is learned, and hangs in it).
 What happened is left in DIR as files `ROLE.started`, `ROLE.saved`, `ROLE.orphaned`, each a line per event.
 """
 
@@ -61,26 +62,33 @@ misbehave(after_step=False)
 if kind == "leased":
     Lease(argument, layout.root).acquire()
 ledger = Ledger.open(layout.ledger)
+worked = False
+
+
+def idle() -> bool:
+    """Whether the supervisor, as far as it has read, knows of nothing to do."""
+    return (ledger.machine.get("state") or {"word": "idle"})["word"] == "idle"
 
 
 def held_back() -> bool:
     if kind == "after":
         return not (layout.root / f"{argument}.started").exists()
+    if kind == "holds" and times == 1 and not worked:
+        return idle()  # or it would not be told from the first time that it is
     return kind == "said" and argument not in layout.log_file.read_text()
 
 
-def hang(done: bool) -> None:
-    if kind == "holds" and done and times == 1:
-        time.sleep(0.3)  # until the supervisor has read what it said last
-        connection = sqlite3.connect(layout.ledger, isolation_level=None)
-        for statement in argument.split(";"):
-            connection.execute(statement).fetchall()
-        note("holding")
-        while True:
-            time.sleep(1)
+def hang() -> None:
+    connection = sqlite3.connect(layout.ledger, isolation_level=None)
+    for statement in argument.split(";"):
+        connection.execute(statement).fetchall()
+    note("holding")
+    while True:
+        time.sleep(1)
 
 
 def work() -> None:
+    global worked
     files = ledger.files
     if role == "intake":
         for row in files.listing("arrived"):
@@ -101,7 +109,7 @@ def work() -> None:
                 sequences=1,
                 data_digest="d",
             )
-        hang(done=bool(archived))
+        worked = worked or bool(archived)
     if role == "trainer":
         for row in files.listing("ready"):
             files.begin(row.id)
@@ -111,9 +119,10 @@ def work() -> None:
             ledger.steps.record([StepRow((last.step if last else 0) + 1, 0, 1.0, 0.1, 1.0, 1, 1, 0.1)])
             misbehave(after_step=True)
             files.trained(row.id)
-            files.learned([row.id])
-            ledger.machine.set("trainer", {"phase": "waiting", "pid": os.getpid()})
-            hang(done=True)
+            with ledger.transaction():  # who reads that all is learned reads the other as well
+                files.learned([row.id])
+                ledger.machine.set("trainer", {"phase": "waiting", "pid": os.getpid()})
+            worked = True
 
 
 print(f"hello from {role}")
@@ -124,5 +133,7 @@ while True:
         sys.exit(0)
     if not held_back():
         work()
+    if kind == "holds" and times == 1 and worked and idle():
+        hang()
     if kind == "deaf":
         time.sleep(0.02)

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests import ports
+
 PATIENCE = 60.0
 
 
@@ -82,9 +84,7 @@ def silent() -> Iterator[int]:
 
 def dead_port() -> int:
     """A port where nobody listens."""
-    with socket.socket() as once:
-        once.bind(("127.0.0.1", 0))
-        return once.getsockname()[1]
+    return ports.kept()
 
 
 def wait_until(what: Callable[[], object], why: str = "") -> None:

@@ -441,6 +441,7 @@ def test_b1_a_command_for_a_file_that_a_kill_took_back_waits_until_it_comes_agai
 
     def on_step(trainer: Trainer) -> None:
         if trainer.loop.done == steps + 1:
+            trainer.saver.wait()
             skip(B)(trainer.ledger)
             raise rig.Killed
 
@@ -528,6 +529,7 @@ def test_b1_settings_given_to_the_rest_of_a_file_outlive_a_second_skip_after_a_k
 
     def on_step(trainer: Trainer) -> None:
         if trainer.loop.done == 3:
+            trainer.saver.wait()
             trainer.saver.save = lambda *_: 0.0  # pyright: ignore # nothing more reaches the disk
             change(learning_rate=1e-4)(trainer.ledger)
             skip(A)(trainer.ledger)

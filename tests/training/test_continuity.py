@@ -199,7 +199,7 @@ def _save_late(layout: Layout, *, at: int, until: int, kill: int) -> None:
 
         def write(job: Any, host: HostState, stalled: float) -> None:
             if job.record.step == at:
-                may_write.wait(30)
+                assert may_write.wait(60)
             real(job, host, stalled)
             published.set()
 
@@ -208,7 +208,7 @@ def _save_late(layout: Layout, *, at: int, until: int, kill: int) -> None:
     def on_step(trainer: Trainer) -> None:
         if trainer.loop.done == until:
             may_write.set()
-            published.wait(30)
+            assert published.wait(60)
         if trainer.loop.done == kill:
             raise rig.Killed
 

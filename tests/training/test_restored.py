@@ -11,6 +11,7 @@ import pytest
 from nightschool import Workspace
 from nightschool.ledger import Ledger
 from nightschool.restoring import restore
+from nightschool.training.trainer import Trainer
 from nightschool.workspace import Layout
 from tests.training import rig
 
@@ -35,8 +36,14 @@ def test_after_a_restore_it_trains_on_to_the_same_bits(tmp_path: Path) -> None:
             _add(layout, name, seed)
     rig.run(undisturbed)
     # In the middle of the second file: eight steps of each, checkpoints every five, and steps beyond the last one.
+
+    def on_step(trainer: Trainer) -> None:
+        if trainer.loop.done == 13:
+            trainer.recorder.flush()
+        rig.kill_saved_at(13)(trainer)
+
     with pytest.raises(rig.Killed):
-        rig.run(old, on_step=rig.kill_saved_at(13))
+        rig.run(old, on_step=on_step)
     taken = Workspace(old).snapshot("before-the-fire")
     assert taken.step == 10
     base.rename(tmp_path / "moved")
@@ -48,5 +55,7 @@ def test_after_a_restore_it_trains_on_to_the_same_bits(tmp_path: Path) -> None:
     shutil.rmtree(old.root)
     rig.run(done.layout)
     assert rig.outcome(done.layout) == rig.outcome(undisturbed)
-    assert rig.events(done.layout, "resumed") == ["Resumed from checkpoint-10."]
+    assert rig.events(done.layout, "resumed") == [
+        "Resumed from checkpoint-10. Steps 11 to 12 had been done after it, and are done again."
+    ]
     assert set(rig.states(done.layout).values()) == {"learned"}

@@ -191,7 +191,7 @@ def test_a_save_in_flight_is_finished_when_the_next_file_is_refused(
     real = model.write_model
 
     def slowly(*arguments: object) -> None:
-        refused.wait(10)
+        assert refused.wait(60), "the next file was not refused while this was written"
         real(*arguments)  # pyright: ignore[reportArgumentType]
 
     def on_step(trainer: Trainer) -> None:

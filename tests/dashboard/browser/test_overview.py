@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import msgspec
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests import ports
 from tests.dashboard.browser import madeup
 from tests.dashboard.browser.chart import drawn
 from tests.dashboard.browser.conftest import Open, hold
@@ -111,10 +111,7 @@ def test_an_empty_workspace_says_what_to_do_and_begins_by_itself(
 
 def test_a_server_that_is_gone_is_told_and_found_again(opened: Open, weeks: madeup.Run) -> None:
     site = Site(weeks.copy())
-    with socket.socket() as kept:  # without listening: nobody else is given the port while the server is gone
-        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        kept.bind(("127.0.0.1", 0))
-        follow_through_a_restart(opened, site, kept.getsockname()[1])
+    follow_through_a_restart(opened, site, ports.kept())  # nobody else is given the port while the server is gone
 
 
 def follow_through_a_restart(opened: Open, site: Site, port: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from nightschool import verify
 from nightschool.ledger import Ledger
 from nightschool.status import read_status
 from nightschool.workspace import Layout
-from tests import tiny
+from tests import ports, tiny
 from tests.dashboard.browser.conftest import Open
 from tests.machine import whole
 from tests.machine.whole import Machine
@@ -25,10 +24,8 @@ PATIENCE = 120_000
 
 @pytest.fixture
 def layout(tmp_path: Path) -> Layout:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
-    return whole.workspace(tmp_path / "school", tiny.make_model(tmp_path / "base"), page={"port": port})
+    page = {"port": ports.kept()}
+    return whole.workspace(tmp_path / "school", tiny.make_model(tmp_path / "base"), page=page)
 
 
 @pytest.fixture
