@@ -1,6 +1,9 @@
 """`make demo` does what the README says."""
 
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -35,6 +38,44 @@ def test_the_demo_learns_is_killed_and_ends_with_the_same_bits(tmp_path: Path) -
     newest.write_bytes(bytes(raw))
     other = Layout(tmp_path / "demo" / "undisturbed")
     assert story.compare(Layout(told.workspace), other) == ["the adapters differ"]
+
+
+class School:
+    """Stands for a workspace whose second file has the steps 64 to 105, and for its ledger."""
+
+    def __init__(self, saved: int, noted: int, step_seconds: float) -> None:
+        self.root = self.state = self.log_file = Path("school")
+        self.machine: dict[str, dict[str, str]] = {}
+        self.entries = SimpleNamespace(
+            all=lambda: [SimpleNamespace(start=0, stop=63), SimpleNamespace(start=0, stop=42)]
+        )
+        self.steps = SimpleNamespace(last=lambda: SimpleNamespace(step=noted, seconds=step_seconds))
+        self.checkpoints = lambda: [(saved, self.root)]
+        self.looks = 0
+
+    def poll(self) -> int | None:
+        """The run ends after fifty looks."""
+        self.looks += 1
+        return None if self.looks < 50 else 0
+
+
+@pytest.mark.parametrize("noted", [62, 81])
+def test_it_is_killed_in_the_second_file_however_short_steps_are(noted: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows of the ledger are a second old: with steps of a hundredth they may never tell of its middle."""
+    school: Any = School(saved=80, noted=noted, step_seconds=0.01)
+    monkeypatch.setattr(story.Ledger, "open", lambda layout: nullcontext(school))
+    school.ledger = None
+    story._wait_for_the_middle(school, school, print)
+    assert school.looks < 50
+
+
+@pytest.mark.parametrize("saved", [60, 100, 120])
+def test_control_it_is_not_killed_elsewhere(saved: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    school: Any = School(saved=saved, noted=81, step_seconds=0.01)
+    monkeypatch.setattr(story.Ledger, "open", lambda layout: nullcontext(school))
+    school.ledger = None
+    with pytest.raises(NightschoolError, match="ended early"):
+        story._wait_for_the_middle(school, school, print)
 
 
 def test_a_folder_of_the_users_is_not_replaced(tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ BASE_STEPS = 200
 SHARES = {"1-monday.jsonl": 0.4, "2-tuesday.jsonl": 0.25, "3-wednesday.jsonl": 0.35}
 KILLED_FILE = 1
 SAVE_STEPS = 20
+LOST_STEPS = 6
+"""About so many steps behind a checkpoint it is killed."""
 PASSAGES = 560
 SETTINGS = {
     "training": {
@@ -183,20 +185,25 @@ def _step(layout: Layout) -> int:
 
 
 def _wait_for_the_middle(layout: Layout, process: subprocess.Popen[bytes], say: Say) -> None:
-    """Wait until the second file is under way and some steps are not in any checkpoint; say where the page is."""
-    page = None
+    """Wait until the second file is under way and some steps are not in any checkpoint; say where the page is.
+
+    The steps in the ledger are up to a second old, which is the whole file where a step takes a hundredth of that. A
+    checkpoint in the file is seen at once, and from there on the time of some steps is waited for.
+    """
+    page = since = None
     with Ledger.open(layout.ledger) as ledger:
         while process.poll() is None:
             if page is None and (page := (ledger.machine.get("page") or {}).get("url")):
                 say(f"   Watch it in a browser: {page}")
-            entries, last = ledger.entries.all(), ledger.steps.last()
-            if last and len(entries) > KILLED_FILE:
+            entries, last, saved = ledger.entries.all(), ledger.steps.last(), layout.checkpoints()
+            if last and saved and len(entries) > KILLED_FILE:
                 begin = sum(entry.stop - entry.start for entry in entries[:KILLED_FILE])
                 end = begin + entries[KILLED_FILE].stop - entries[KILLED_FILE].start
-                in_the_middle = begin + 5 <= last.step <= end - 5
-                if in_the_middle and SAVE_STEPS * 0.3 <= last.step % SAVE_STEPS <= SAVE_STEPS * 0.8:
+                if since is None and begin < saved[-1][0] < end - 2 * LOST_STEPS:
+                    since = time.monotonic()
+                if since is not None and time.monotonic() - since >= LOST_STEPS * last.seconds:
                     return
-            time.sleep(0.05)
+            time.sleep(0.02)
     raise NightschoolError(f"The run in {layout.root} ended early; see {layout.log_file} and {_output(layout)}.")
 
 
