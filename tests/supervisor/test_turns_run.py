@@ -24,7 +24,7 @@ def test_it_waits_for_the_gpu_has_it_and_lets_it_go(
     layout: Layout, tmp_path: Path, background: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(leases.FOLDER, str(tmp_path / "leases"))
-    monkeypatch.setattr(leases, "AFTER_YOU_SECONDS", 1.0)
+    monkeypatch.setattr(leases, "AFTER_YOU_SECONDS", 1000.0)
     layout.settings_file.write_text(f'{TOML}[machine]\ngpu_lease = "big-one"\n')
     other = subprocess.Popen([sys.executable, "-c", OTHER], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     sign = leases.Waiting("big-one", Path("/other"))
@@ -50,6 +50,7 @@ def test_it_waits_for_the_gpu_has_it_and_lets_it_go(
         wait_until(lambda: leases.holder("big-one") is None)
         drop(layout, "b.jsonl")
         wait_until(lambda: "waited for it longer, and comes first" in log_text(layout))
+        monkeypatch.setattr(leases, "AFTER_YOU_SECONDS", 1.0)
         wait_until(lambda: states(layout) == {"learned": 2}, "the other one did not come")
         with Ledger.open(layout.ledger) as ledger:
             assert ledger.events.of_kind("accident") == []
