@@ -280,11 +280,13 @@ def test_b6_b8_control_without_the_limit_the_machine_stands_still_and_says_who_h
 ) -> None:
     monkeypatch.setattr(database, "BUSY_SECONDS", 0.1)
     monkeypatch.setattr(holding, "HELD_SECONDS", 0.5)
+    looked, seen = Holding.look, list[bool]()
+    monkeypatch.setattr(Holding, "look", lambda watching: looked(watching) or seen.append(bool(watching.long)))
     drop(layout, "a.jsonl")
     run = background(settings=limited(settings, 0), intake="holds:BEGIN IMMEDIATE")
     wait_until(lambda: events(layout, "intake.holding"))
     hung = events(layout, "intake.started")[0]
-    time.sleep(0.6)
+    wait_until(lambda: seen[-1:] == [True])
     drop(layout, "b.jsonl")
     wait_until(lambda: "Waiting for the disk" in log_text(layout))
     time.sleep(2)
