@@ -19,12 +19,12 @@ def imported() -> set[str]:
     return set(json.loads(done.stdout))
 
 
-def test_the_ledger_imports_the_standard_library_and_its_own_room_only() -> None:
+def test_the_ledger_imports_the_standard_library_its_own_room_and_what_words_need() -> None:
     found = imported()
     foreign = {name for name in found if name.split(".")[0] not in sys.stdlib_module_names | {"nightschool"}}
     assert foreign == set()
     ours = {name for name in found if name.startswith("nightschool.") and not name.startswith("nightschool.ledger")}
-    assert ours == {"nightschool.errors"}
+    assert ours == {"nightschool.errors", "nightschool.words"}
 
 
 def test_the_ledger_imports_nothing_of_the_standard_library_that_is_slow() -> None:

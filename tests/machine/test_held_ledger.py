@@ -19,7 +19,6 @@ pytestmark = pytest.mark.slow
 
 LIMIT = 15.0
 """Seconds: the tests' machine.hang_minutes; long enough for a start on a busy computer."""
-FILES = 20
 
 
 @pytest.fixture
@@ -33,10 +32,10 @@ def layout(tmp_path: Path) -> Layout:
 
 def test_b6_b8_the_machine_ends_it_and_goes_on_by_itself(layout: Layout, start: Start) -> None:
     whole.drop(layout, "endless.jsonl", count=16, seed=0)
-    machine = start(layout)
+    machine = start(layout, hold=whole.NEVER)
     machine.wait_for(lambda: whole.newest(layout) >= 10)
     trainer = machine.trainer()
-    whole.freeze_inside(layout, trainer)
+    machine.freeze_inside("train", trainer)
     machine.wait_for(lambda: not whole.alive(trainer))
     step = whole.newest(layout)
     assert machine.trainer() != trainer
@@ -49,14 +48,14 @@ def test_b6_b8_the_machine_ends_it_and_goes_on_by_itself(layout: Layout, start: 
 
 def test_b6_an_intake_worker_is_ended_too_of_which_no_progress_is_expected(layout: Layout, start: Start) -> None:
     assert whole.command(layout, "pause")[0] == 0
-    for number in range(FILES):
-        whole.drop(layout, f"{number}.jsonl", count=8, seed=number)
-    machine = start(layout)
+    whole.drop(layout, "first.jsonl", count=8, seed=0)
+    machine = start(layout, hold=whole.NEVER)
     intake = machine.wait_for(lambda: durable.holder(layout.intake_lock))
-    machine.wait_for(lambda: sum(whole.counts(layout).values()) == FILES and whole.state(layout) == "paused")
-    whole.freeze_inside(layout, intake)
+    machine.wait_for(lambda: whole.state(layout) == "paused" and whole.counts(layout) == {"ready": 1})
+    whole.drop(layout, "second.jsonl", count=8, seed=1)
+    machine.freeze_inside("intake", intake)
     machine.wait_for(lambda: not whole.alive(intake))
-    whole.drop(layout, "last.jsonl", count=8, seed=FILES)
+    whole.drop(layout, "last.jsonl", count=8, seed=2)
     machine.wait_for(lambda: "last.jsonl is in archive" in whole.log(layout))
     assert "The intake worker kept everybody else from the ledger for" in whole.log(layout)
     assert machine.stop() == 0

@@ -34,6 +34,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "page": {"port": 0},
 }
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+NEVER = 10**9
 PATIENCE = 240.0
 """Seconds after which a test gives up waiting; long, so that a busy computer fails no test."""
 
@@ -66,7 +67,8 @@ def drop(layout: Layout, name: str, count: int, seed: int, kind: str = "text") -
 class Machine:
     """`nightschool run` on a workspace, in a session of its own; `cold` as in `start`.
 
-    With `hold`, its trainer waits when it has taken so many steps: what must come while it trains cannot come too late.
+    With `hold`, its trainer waits when it has taken so many steps, or NEVER: what must come while it trains cannot come
+    too late.
     """
 
     def __init__(self, layout: Layout, *options: str, cold: bool = False, hold: int | None = None) -> None:
@@ -100,6 +102,15 @@ class Machine:
         """Wait until the trainer waits where it is held."""
         hold, held = self.layout.root / "hold", self.layout.root / "held"
         self.wait_for(lambda: held.exists() and held.read_text() == hold.read_text())
+
+    def freeze_inside(self, child: str, pid: int) -> None:
+        """Have a child, `train` or `intake`, stop in the middle of a change of the ledger: it can be read, and nobody
+        else can write. Only where the machine was started with `hold`.
+        """
+        asked = self.layout.root / "freeze"
+        durable.write_file(asked, child)
+        self.wait_for(lambda: not asked.exists() and _stopped(pid))
+        assert pid in holders(self.layout.ledger)
 
     def during(self, *arguments: str, then: int | None = None) -> tuple[int, str]:
         """Run a command for which a trainer that is held must save and end; once it was asked to, it goes on to `then`.
@@ -215,35 +226,6 @@ def freeze(layout: Layout, pid: int) -> None:
             ledger.execute("ROLLBACK")
             return
     raise AssertionError(f"process {pid} held a lock of the ledger for {PATIENCE} s")
-
-
-def freeze_inside(layout: Layout, pid: int) -> None:
-    """Stop a process (SIGSTOP) in the middle of a change of the ledger: it can be read, and nobody else can write.
-
-    The process must change the ledger again and again.
-    """
-    until = time.monotonic() + PATIENCE
-    while time.monotonic() < until:
-        os.kill(pid, signal.SIGSTOP)
-        wait_until(lambda: _stopped(pid))
-        if pid in holders(layout.ledger) and _readable_only(layout):
-            return
-        os.kill(pid, signal.SIGCONT)
-        time.sleep(0.003)
-    raise AssertionError(f"process {pid} was not met in a change of the ledger for {PATIENCE} s")
-
-
-def _readable_only(layout: Layout) -> bool:
-    """Whether somebody has begun to change the ledger, and is not just committing it."""
-    connection = sqlite3.connect(layout.ledger, timeout=0, isolation_level=None)
-    with closing(connection) as ledger, suppress(sqlite3.OperationalError):
-        ledger.execute("SELECT count(*) FROM machine").fetchall()
-        try:
-            ledger.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError:
-            return True
-        ledger.execute("ROLLBACK")
-    return False
 
 
 def _stopped(pid: int) -> bool:
