@@ -21,7 +21,7 @@ _SHOWN = 80
 def holders(ledger: Path, locks: Path = LOCKS) -> list[int]:
     """The processes, but for this one, that have a lock on a SQLite file, in the kernel's order.
 
-    None where the kernel does not tell, or tells it to others: a container may be shown the /proc of the system around
+    Empty where the kernel does not tell, or tells it to others: a container may be shown the /proc of the system around
     it, where its processes have other numbers, and its numbers are those of others.
     Files are told by their number alone: some file systems (btrfs) give the kernel's list another device than `stat`.
     """
