@@ -186,7 +186,7 @@ def show(result: dict[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write out/benchmarks/checkpoint.json."""
-    parser = common.parser("checkpoint", "What a save costs training.", True)
+    parser = common.parser("checkpoint", "What a save costs training.", device=True)
     parser.add_argument("--gigabytes", type=float, help="weights and both moments (default 1; 0.1 if quick)")
     parser.add_argument("--method", choices=("full", "lora"), default="full")
     options = parser.parse_args(arguments)

@@ -13,7 +13,7 @@ Real processes throughout, and the same files for both:
     pause      `pause` in the middle of training, until the trainer has ended (the device is free then at the
                latest), over a step and a save as they take when nobody asks for anything; of an adapter on the model
                of the drops, and of a larger model that is trained whole. On a GPU both are larger, and the time until
-               its memory is free is told apart: all but the half gigabyte that the process itself holds there
+               its memory is free is told apart: all but what CUDA itself holds there for the process
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from nightschool.workspace import Layout
 PATIENCE = 600.0
 SETTLE = 1.0
 CONTEXT = 800_000_000
-"""Bytes of a GPU that CUDA itself and its libraries hold for a process, at most."""
+"""Bytes of a GPU that CUDA itself and its libraries hold for a process, at most: a guess, not measured yet."""
 
 
 @dataclass(frozen=True)
@@ -267,7 +267,7 @@ def show(result: dict[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = common.parser("latency", str(__doc__).partition("\n")[0], True)
+    parser = common.parser("latency", str(__doc__).partition("\n")[0], device=True)
     parser.add_argument("--only", choices=("drop", "pause"), help="measure one of the two")
     options = parser.parse_args(arguments)
     if options.device != "cpu" and options.only != "pause":

@@ -327,7 +327,9 @@ def show(result: dict[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write out/benchmarks/overhead.json."""
-    options = common.parser("overhead", "nightschool's steady state over a bare loop.", True).parse_args(arguments)
+    options = common.parser("overhead", "nightschool's steady state over a bare loop.", device=True).parse_args(
+        arguments
+    )
     plan = replace(QUICK if options.quick else FULL, threads=options.threads, device=options.device)
     if options.device != "cpu":
         plan = replace(plan, cases=ON_GPU)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +29,12 @@ class Program:
     pid: int
     name: str
     bytes: int | None
+
+
+def number(device: str) -> int | None:
+    """Which of the GPUs that a process may use model.device means, counted from 0; None for what is no GPU."""
+    found = re.fullmatch(r"(?:auto|cuda(?::(\d+))?)", device)
+    return None if found is None else int(found[1] or 0)
 
 
 def others_may_hold(total: int) -> int:

@@ -81,13 +81,15 @@ class Probe:
 
 
 def card_of(device: str, visible: str | None) -> str | None:
-    """Number or UUID, for nvidia-smi, of the GPU that model.device means; None for one that is not to be seen. Pure.
+    """What nvidia-smi is to be asked about for the GPU of model.device; None for one that is not to be seen. Pure.
+
+    It takes a number or a UUID, so nobody need know all cards, as a lease does, which is named after one for good.
 
     Args:
         device: as in the settings. With `cpu` it is the first one: the page shows what there is.
         visible: CUDA_VISIBLE_DEVICES.
     """
-    number = int(found) if (found := device.partition(":")[2]).isdecimal() else 0
+    number = gpus.number(device) or 0
     if visible is None:
         return str(number)
     cards = [part.strip() for part in visible.split(",") if part.strip()]

@@ -58,9 +58,8 @@ def name_of(settings: Settings) -> str | None:
     lease = settings.machine.gpu_lease
     if lease != "auto":
         return None if lease == "off" else lease
-    device = "cuda" if settings.model.device == "auto" else settings.model.device
-    found = re.fullmatch(r"cuda(?::(\d+))?", device)
-    return None if found is None else card(int(found[1] or 0), os.environ.get("CUDA_VISIBLE_DEVICES"), _cards())
+    number = gpus.number(settings.model.device)
+    return None if number is None else card(number, os.environ.get("CUDA_VISIBLE_DEVICES"), _cards())
 
 
 @cache

@@ -31,6 +31,7 @@ def layout(tmp_path: Path) -> Layout:
 
 
 def test_b6_b8_the_machine_ends_it_and_goes_on_by_itself(layout: Layout, start: Start) -> None:
+    """Two watch over a trainer in training, its progress and its locks; which of them comes first is left open."""
     whole.drop(layout, "endless.jsonl", count=16, seed=0)
     machine = start(layout, hold=whole.NEVER)
     machine.wait_for(lambda: whole.newest(layout) >= 10)
